@@ -1,0 +1,1 @@
+"""Losses as arithmetic: arrays in, arrays out; no parameters, no networks, no means."""

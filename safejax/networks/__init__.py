@@ -1,0 +1,21 @@
+"""Flax modules behind `Network(init, apply)`; nothing here knows an algorithm."""
+
+from safejax.networks.mlp import (
+    MLP,
+    CategoricalActor,
+    Critic,
+    GaussianActor,
+    Value,
+    ensemble,
+)
+from safejax.networks.vae import ConditionalVAE
+
+__all__ = [
+    "MLP",
+    "CategoricalActor",
+    "ConditionalVAE",
+    "Critic",
+    "GaussianActor",
+    "Value",
+    "ensemble",
+]
