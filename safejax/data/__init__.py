@@ -1,0 +1,35 @@
+"""Data: logged data sets and their files, replay, and mixing the two."""
+
+from safejax.data.checks import DatasetError
+from safejax.data.dataset import (
+    Dataset,
+    best_safe_return,
+    check_widths,
+    episode_returns,
+    from_arrays,
+    read_dsrl,
+    sample,
+    sample_sequences,
+    select_episodes,
+    write_dsrl,
+)
+from safejax.data.grid import grid_filter
+from safejax.data.replay import Replay, make_replay, mix
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Replay",
+    "best_safe_return",
+    "check_widths",
+    "episode_returns",
+    "from_arrays",
+    "grid_filter",
+    "make_replay",
+    "mix",
+    "read_dsrl",
+    "sample",
+    "sample_sequences",
+    "select_episodes",
+    "write_dsrl",
+]
