@@ -66,9 +66,7 @@ def save(directory: str | os.PathLike, state: Any, config: Any = None, *, extra:
     arrays, leaves = {}, {}
     for path, leaf in _leaves(state).items():
         if not hasattr(leaf, "dtype"):
-            raise CheckpointError(
-                f"{directory}: {path} is {leaf!r}, expected an array; put settings into config"
-            )
+            raise CheckpointError(f"{directory}: {path} is {leaf!r}, expected an array; put settings into config")
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = arrays[path] = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         leaves[path] = {**_signature(leaf), "crc32": _crc32(array)}
@@ -146,9 +144,7 @@ def metadata(directory: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(os.path.abspath(directory)) / "metadata.json"
     if not path.exists():
-        found = (
-            "no metadata.json, so no save was finished here" if path.parent.is_dir() else "no such directory"
-        )
+        found = "no metadata.json, so no save was finished here" if path.parent.is_dir() else "no such directory"
         raise CheckpointError(f"{path.parent}: {found}; check the path")
     try:
         about = json.loads(path.read_bytes())
@@ -158,9 +154,7 @@ def metadata(directory: str | os.PathLike) -> dict[str, Any]:
     if not whole or not re.fullmatch(r"arrays-[0-9a-f]{32}", about["arrays"]):
         raise DamagedCheckpointError(path, "not what was written: cut short or altered")
     if about["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format {about['format_version']} is newer than this safejax; update it"
-        )
+        raise CheckpointError(f"{path}: format {about['format_version']} is newer than this safejax; update it")
     return about
 
 
@@ -194,9 +188,7 @@ def warm_start(state: Tree, pretrained: Any, fields: Mapping[str, str]) -> Tree:
         if not differences and jax.tree.structure(old) != jax.tree.structure(new):
             differences = f"structure {jax.tree.structure(new)}, expected {jax.tree.structure(old)}"
         if differences:
-            raise ValueError(
-                f"warm_start: {source!r} of pretrained does not fit {target!r} of state: {differences}"
-            )
+            raise ValueError(f"warm_start: {source!r} of pretrained does not fit {target!r} of state: {differences}")
         state = _put(state, target.split("."), jax.tree.map(functools.partial(jnp.array, copy=True), new))
     return state
 
@@ -311,9 +303,7 @@ def _check_config(directory: Path, stored: Any, given: Any) -> None:
         if stored.get(name) != given.get(name)
     ]
     if differing:
-        raise CheckpointError(
-            f"{directory}: checkpoint has {'; '.join(differing)}; use the config it was saved with"
-        )
+        raise CheckpointError(f"{directory}: checkpoint has {'; '.join(differing)}; use the config it was saved with")
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
@@ -337,9 +327,7 @@ def _plain(directory: Path, name: str, value: Any) -> Any:
     try:
         return json.loads(json.dumps(value, default=default))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory}: {name} cannot be stored: {error}; use numbers and strings"
-        ) from None
+        raise CheckpointError(f"{directory}: {name} cannot be stored: {error}; use numbers and strings") from None
 
 
 @functools.cache
@@ -449,9 +437,7 @@ def _walk(tree: Any, name: str, what: str) -> Any:
     for part in name.split("."):
         names = tree if isinstance(tree, Mapping) else getattr(tree, "_fields", ())
         if part not in names:
-            raise ValueError(
-                f"warm_start: {what} has no {name!r}: {part!r} is not among {', '.join(map(str, names))}"
-            )
+            raise ValueError(f"warm_start: {what} has no {name!r}: {part!r} is not among {', '.join(map(str, names))}")
         tree = tree[part] if isinstance(tree, Mapping) else getattr(tree, part)
     return tree
 

@@ -28,6 +28,8 @@ class Multiplier(NamedTuple):
 
 
 class DualAscentState(NamedTuple):
+    """State of `dual_ascent`."""
+
     value: Array  # [] >= 0, the multiplier
     mean: Array  # [] Adam's average of cost - cost_limit, cost units; 0 without Adam
     square: Array  # [] Adam's average of its square; 0 without Adam
@@ -35,6 +37,8 @@ class DualAscentState(NamedTuple):
 
 
 class PIDState(NamedTuple):
+    """State of `pid`."""
+
     value: Array  # [] >= 0, the multiplier
     integral: Array  # [] >= 0, in multiplier units: the integral gain is inside
     smoothed_excess: Array  # [] smoothed cost - cost_limit, cost units
@@ -44,12 +48,16 @@ class PIDState(NamedTuple):
 
 
 class AdaptivePIDState(NamedTuple):
+    """State of `adaptive_pid`."""
+
     value: Array  # [] >= 0, the multiplier
     gain_scales: Array  # [3] proportional, integral and derivative gain over their initial values
     controller: PIDState
 
 
 class AugmentedLagrangianState(NamedTuple):
+    """State of `augmented_lagrangian`."""
+
     value: Array  # [] >= 0, the multiplier
     penalty: Array  # [] > 0, multiplier per cost unit
 
@@ -74,9 +82,7 @@ def cost_value_limit(cost_limit: Any, discount_factor: Any, episode_length: int)
     return _scalar(cost_limit) * jnp.mean(_scalar(discount_factor) ** jnp.arange(episode_length))
 
 
-def dual_ascent(
-    *, learning_rate: Any, initial: Any = 0.0, maximum: Any = jnp.inf, adam: bool = True
-) -> Multiplier:
+def dual_ascent(*, learning_rate: Any, initial: Any = 0.0, maximum: Any = jnp.inf, adam: bool = True) -> Multiplier:
     """Gradient ascent on multiplier * (cost - cost_limit), projected onto [0, maximum].
 
     Args:
@@ -307,9 +313,7 @@ def reachability_target(violation: Array, next_value: Array, discount: Array, di
     return violation + discount * discount_factor * jnp.maximum(next_value - violation, 0.0)
 
 
-def _controller(
-    gains: tuple, smoothing: tuple, derivative_delay: int, maxima: tuple, *, from_first_cost: bool
-) -> Any:
+def _controller(gains: tuple, smoothing: tuple, derivative_delay: int, maxima: tuple, *, from_first_cost: bool) -> Any:
     """The recursion of `pid`; a fourth argument of its update holds factors [3] of the gains."""
     names = ("proportional_gain", "integral_gain", "derivative_gain", "maximum", "integral_maximum")
     _check_non_negative(**dict(zip(names, (*gains, *maxima), strict=True)))

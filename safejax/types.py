@@ -111,9 +111,7 @@ class Algorithm(NamedTuple):
 
     init: Callable[..., Any]  # (key, example: Transition without leading axes) -> State
     update: Callable[..., Any]  # (state, batch: Transition, key) -> (State, Metrics)
-    act: Callable[
-        ..., Any
-    ]  # (state, observation [B, O], key, carry=(), *, explore=False) -> (action, carry, extras)
+    act: Callable[..., Any]  # (state, observation [B, O], key, carry=(), *, explore=False) -> (action, carry, extras)
     initial_carry: Callable[..., Any]  # (state, batch_size) -> Carry
     advance: Callable[..., Any]  # (carry, transition [B]) -> Carry, after every environment step
     adapt: Callable[..., Any]  # (state, episodes: EpisodeStats) -> State

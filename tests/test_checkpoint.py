@@ -53,9 +53,7 @@ def make_state(seed=0, width=5):
     keys = jax.random.split(jax.random.key(seed), 2)
 
     def train_state(key):
-        params = {
-            "params": {"layer_0": {"kernel": jax.random.normal(key, (3, width)), "bias": jnp.ones(width)}}
-        }
+        params = {"params": {"layer_0": {"kernel": jax.random.normal(key, (3, width)), "bias": jnp.ones(width)}}}
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
         _, opt_state = optimizer.update(params, optimizer.init(params), params)
         return TrainState(params, opt_state)
@@ -73,9 +71,7 @@ def assert_same(left, right):
 
 
 def largest_file(directory):
-    return max(
-        (path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
+    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def test_round_trip(tmp_path):
@@ -134,16 +130,11 @@ def test_trees_without_names_or_arrays(tmp_path, state):
 def test_a_sharding_in_like_is_honored(tmp_path):
     sharding = jax.sharding.NamedSharding(jax.make_mesh((1,), ("seed",)), jax.sharding.PartitionSpec("seed"))
     save(tmp_path / "run", jnp.arange(4.0))
-    assert (
-        restore(tmp_path / "run", jax.ShapeDtypeStruct((4,), "float32", sharding=sharding)).sharding
-        == sharding
-    )
+    assert restore(tmp_path / "run", jax.ShapeDtypeStruct((4,), "float32", sharding=sharding)).sharding == sharding
 
 
 arrays = st.builds(
-    lambda dtype, shape, seed: (
-        np.random.default_rng(seed).integers(0, 256, (*shape, 8), np.uint8).view(dtype)
-    ),
+    lambda dtype, shape, seed: np.random.default_rng(seed).integers(0, 256, (*shape, 8), np.uint8).view(dtype),
     st.sampled_from(["float32", "int32", "uint32", "uint8", "float16", "int64"]),
     st.lists(st.integers(0, 3), max_size=2),
     st.integers(0, 9),
@@ -226,9 +217,7 @@ def test_another_config_is_named(tmp_path):
 
 
 def test_what_cannot_be_saved(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"run: actor is 'words', expected an array; put settings into config"
-    ):
+    with pytest.raises(CheckpointError, match=r"run: actor is 'words', expected an array; put settings into config"):
         save(tmp_path / "run", {"actor": "words"})
     with pytest.raises(CheckpointError, match=r"run: config cannot be stored: a type is no JSON value"):
         save(tmp_path / "run", {}, {"activation": int})
@@ -279,9 +268,7 @@ def test_damage_that_reaches_orbax_is_one_line(tmp_path, monkeypatch):
     content[len(content) // 2] ^= 4
     sums = metadata(tmp_path / "run")["files"]
     flip.write_bytes(content)
-    monkeypatch.setattr(
-        "safejax.checkpoint._file_sums", lambda folder: sums
-    )  # the first line of defense is down
+    monkeypatch.setattr("safejax.checkpoint._file_sums", lambda folder: sums)  # the first line of defense is down
     with pytest.raises(DamagedCheckpointError, match=r"unreadable|fail their checksum"):
         restore(tmp_path / "run", state)
 
@@ -295,9 +282,7 @@ def test_a_value_that_orbax_reads_wrongly_is_found(tmp_path, monkeypatch):
 
     read = safejax.checkpoint._read_arrays
     monkeypatch.setattr("safejax.checkpoint._read_arrays", read_wrongly)
-    with pytest.raises(
-        DamagedCheckpointError, match=r"the values of step fail their checksum; restore an older"
-    ):
+    with pytest.raises(DamagedCheckpointError, match=r"the values of step fail their checksum; restore an older"):
         restore(tmp_path / "run", state)
 
 
@@ -381,9 +366,7 @@ def test_a_process_killed_while_saving_leaves_whole_checkpoints(tmp_path):
         assert step >= acknowledged  # what a save returned for is never lost
         for found, expected in ((state, step), (restore(tmp_path / "one", like), None)):
             assert expected in (None, int(found["step"]))
-            np.testing.assert_array_equal(
-                found["values"], np.arange(300_000.0, dtype=np.float32) + found["step"]
-            )
+            np.testing.assert_array_equal(found["values"], np.arange(300_000.0, dtype=np.float32) + found["step"])
         halves += len(list(tmp_path.glob("steps/*/arrays-*"))) + len(list(tmp_path.glob("one/arrays-*"))) > 3
         done = step
     assert halves  # some kill did hit a save half way, or nothing was tried here
@@ -515,12 +498,8 @@ def test_warm_start_is_strict(fields, words):
 
 
 def test_warm_start_names_the_leaf():
-    with pytest.raises(
-        ValueError, match=r"'actor' of state: params\.params\.layer_0\.bias is float32\[6\], expected"
-    ):
+    with pytest.raises(ValueError, match=r"'actor' of state: params\.params\.layer_0\.bias is float32\[6\], expected"):
         warm_start(make_state(), make_state(width=6), {"actor": "actor"})
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), make_state().target_critic)
     with pytest.raises(ValueError, match=r"layer_0\.bias is bfloat16\[5\], expected float32\[5\]"):
-        warm_start(
-            make_state(), make_state()._replace(target_critic=half), {"target_critic": "target_critic"}
-        )
+        warm_start(make_state(), make_state()._replace(target_critic=half), {"target_critic": "target_critic"})

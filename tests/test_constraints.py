@@ -32,9 +32,7 @@ EVERY_KIND = {
 }
 EVERY = [
     *(pytest.param(functools.partial(constraints.multiplier, k, **o), id=k) for k, o in EVERY_KIND.items()),
-    pytest.param(
-        functools.partial(constraints.dual_ascent, learning_rate=0.1, adam=False), id="plain_ascent"
-    ),
+    pytest.param(functools.partial(constraints.dual_ascent, learning_rate=0.1, adam=False), id="plain_ascent"),
     pytest.param(functools.partial(constraints.adaptive_pid, rule="released", **GAINS), id="released"),
 ]
 
@@ -46,14 +44,10 @@ def run(multiplier, costs, cost_limit=LIMIT):
         state = multiplier.update(state, cost, cost_limit)
         return state, state
 
-    return jax.jit(lambda costs: jax.lax.scan(body, multiplier.init(), costs)[1])(
-        jnp.asarray(costs, "float32")
-    )
+    return jax.jit(lambda costs: jax.lax.scan(body, multiplier.init(), costs)[1])(jnp.asarray(costs, "float32"))
 
 
-def transcription(
-    costs, gains, rates=(0.0, 0.0, 0.0), corrected=False, smoothing=0.9, delay=10, gain_range=10.0
-):
+def transcription(costs, gains, rates=(0.0, 0.0, 0.0), corrected=False, smoothing=0.9, delay=10, gain_range=10.0):
     """The controller with a deque, in float64: values [T], final gains [3] and all derivative gains [T]."""
     initial, gains = np.array(list(gains.values()), float), np.array(list(gains.values()), float)
     smoothed_cost = float(costs[0]) if corrected else 0.0
@@ -96,9 +90,7 @@ def wandering_costs(length):
     ],
 )
 def test_cost_value_limit_matches_golden_numbers(cost_limit, episode_length, expected):
-    np.testing.assert_allclose(
-        constraints.cost_value_limit(cost_limit, 0.99, episode_length), expected, rtol=2e-6
-    )
+    np.testing.assert_allclose(constraints.cost_value_limit(cost_limit, 0.99, episode_length), expected, rtol=2e-6)
 
 
 def test_cost_value_limit_at_the_ends_of_the_discount_range():
@@ -122,9 +114,7 @@ def test_pid_on_a_constant_cost_follows_its_closed_form(cost):
     expected = 0.1 * excess * (1 - 0.9**t) + 0.01 * t * excess + 0.02 * faded
     states = run(constraints.pid(**GAINS), np.full(40, cost))
     np.testing.assert_allclose(states.value, expected, rtol=1e-5)
-    assert (
-        expected[-1] < 0.1 or cost > LIMIT
-    )  # at the limit only the start's derivative is left, and it fades
+    assert expected[-1] < 0.1 or cost > LIMIT  # at the limit only the start's derivative is left, and it fades
     if cost == LIMIT:
         np.testing.assert_array_equal(states.integral, 0.0)
         np.testing.assert_array_equal(states.smoothed_excess, 0.0)
@@ -259,9 +249,7 @@ def test_the_integral_does_not_wind_up_behind_the_upper_clamp(make):
 def test_the_clamp_does_not_force_the_integral_down():
     # A proportional term that saturates by itself must not eat the integral gathered before.
     gains = dict(proportional_gain=1.0, integral_gain=0.01, derivative_gain=0.0)
-    states = run(
-        constraints.pid(**gains, proportional_smoothing=0.0, maximum=5.0), [22.0] * 50 + [80.0] * 50 + [20.0]
-    )
+    states = run(constraints.pid(**gains, proportional_smoothing=0.0, maximum=5.0), [22.0] * 50 + [80.0] * 50 + [20.0])
     assert states.integral[49] == pytest.approx(1.0, rel=1e-4)
     np.testing.assert_array_equal(states.integral[50:100], states.integral[49])
     assert states.value[99] == 5.0
@@ -332,9 +320,7 @@ def test_gains_may_be_vmapped():
     together = jax.vmap(sweep, in_axes=(0, None))(scales, 5.0)
     for index, scale in enumerate(scales):
         alone = sweep(float(scale), 5.0)
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda a, i=index: a[i], together), alone, rtol=1e-4, atol=1e-6
-        )
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], together), alone, rtol=1e-4, atol=1e-6)
 
     def ascend(rate, penalty):
         ascent = run(constraints.dual_ascent(learning_rate=rate, initial=rate), costs).value[-1]

@@ -78,9 +78,7 @@ def _value_faults(named: dict[str, np.ndarray]) -> list[str]:
         row = int(np.argmax(bad.any(axis=tuple(range(1, bad.ndim)))))
         ends = np.flatnonzero(last[:row])
         step = row - (ends[-1] + 1 if len(ends) else 0)
-        faults.append(
-            f"{found.format(bad.sum())}, first at row {row} (episode {len(ends)}, step {step}); {advice}"
-        )
+        faults.append(f"{found.format(bad.sum())}, first at row {row} (episode {len(ends)}, step {step}); {advice}")
 
     for name, array in named.items():
         bad = ~np.isfinite(to_stored(array))

@@ -114,9 +114,7 @@ def read_dsrl(path: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
     return from_arrays(**arrays, source=str(path)), attributes
 
 
-def write_dsrl(
-    path: str | os.PathLike, dataset: Dataset, attributes: Mapping[str, Any] | None = None
-) -> None:
+def write_dsrl(path: str | os.PathLike, dataset: Dataset, attributes: Mapping[str, Any] | None = None) -> None:
     """Write `dataset` in DSRL's layout, compressed and with checksums; a killed write leaves the old file.
 
     Args:
@@ -216,9 +214,7 @@ def select_episodes(dataset: Dataset, episodes: Any) -> Dataset:
     """
     episodes, count = np.asarray(episodes), len(dataset.episode_start)
     if episodes.size == 0 or episodes.min() < 0 or episodes.max() >= count:
-        raise DatasetError(
-            f"select_episodes: got {episodes.tolist()[:6]}, expected some numbers in [0, {count})"
-        )
+        raise DatasetError(f"select_episodes: got {episodes.tolist()[:6]}, expected some numbers in [0, {count})")
     starts = np.asarray(dataset.episode_start)[episodes]
     lengths = np.asarray(dataset.episode_length)[episodes]
     rows = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
@@ -240,9 +236,7 @@ def sample_sequences(dataset: Dataset, key: Key, batch_size: int, length: int) -
     """
     count = dataset.transitions.reward.shape[0]
     if not 1 <= length <= count:
-        raise ValueError(
-            f"sequences of {length} rows, expected a length in [1, {count}], the data set's rows"
-        )
+        raise ValueError(f"sequences of {length} rows, expected a length in [1, {count}], the data set's rows")
     starts = jax.random.randint(key, (batch_size, 1), 0, count - length + 1)
     return _take(dataset.transitions, starts + jnp.arange(length))
 

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from safejax.types import Array
 
 
-def advantage_weight(
-    advantage: Array, inverse_temperature: float | Array, maximum: float | Array = 100.0
-) -> Array:
+def advantage_weight(advantage: Array, inverse_temperature: float | Array, maximum: float | Array = 100.0) -> Array:
     """Weight min(exp(beta * A), maximum) of advantage-weighted regression.
 
     Args:
@@ -27,9 +25,7 @@ def advantage_weight(
     return jnp.exp(jnp.minimum(inverse_temperature * advantage, jnp.log(maximum)))
 
 
-def clipped_surrogate(
-    log_prob: Array, old_log_prob: Array, advantage: Array, clip_range: float | Array
-) -> Array:
+def clipped_surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, clip_range: float | Array) -> Array:
     """Negative clipped surrogate of proximal policy optimisation, to be minimised.
 
     Args:

@@ -15,9 +15,7 @@ def numbered(numbers, extras=()):
     """Transitions whose every field tells the same number; numbers [...]."""
     numbers = jnp.asarray(numbers, jnp.float32)
     wide = jnp.stack([numbers, -numbers], axis=-1)
-    return Transition(
-        wide, wide, numbers, numbers, numbers, numbers, wide, {name: numbers for name in extras}
-    )
+    return Transition(wide, wide, numbers, numbers, numbers, numbers, wide, {name: numbers for name in extras})
 
 
 @settings(max_examples=10, deadline=None)
@@ -43,9 +41,7 @@ def test_against_a_list(env_count, ring, spare, lengths, sequence_length):
     batch = replay.sample(state, jax.random.key(0), 300)
     numbers = np.asarray(batch.reward, int).reshape(300, sequence_length)
     assert (np.diff(numbers, axis=1) == 1).all()
-    starts = {
-        100 * env + step for env in range(env_count) for step in held[: len(held) - sequence_length + 1]
-    }
+    starts = {100 * env + step for env in range(env_count) for step in held[: len(held) - sequence_length + 1]}
     assert set(numbers[:, 0]) == starts
     assert batch.reward.shape == ((300,) if sequence_length == 1 else (300, sequence_length))
     for leaf, wide in ((batch.cost, batch.observation), (batch.last, batch.next_observation)):

@@ -1,0 +1,168 @@
+"""One job from behaviour data to a policy fine-tuned safely online: python benchmarks/offline_to_online.py --help
+
+Makes a behaviour data set of the task (once, then cached), pre-trains offline, fine-tunes online under a cost limit
+with Marvel and two baselines, and writes a run directory with a table, curves, a picture of the policy and Orbax
+checkpoints. Started again with the same options it continues where it was stopped or killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+HERE = Path(__file__).resolve().parent
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; choices are checked in `main`, where they are known."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--task", default="ball_circle", help="task name (default: %(default)s)")
+    add("--offline", default="cpq", help="pre-training method: cpq, iql or bc (default: %(default)s)")
+    add(
+        "--methods",
+        default="from_scratch,warm_start,marvel",
+        help="rows to train, comma-separated; also no_alignment, dual_ascent, fixed_pid (default: %(default)s)",
+    )
+    add("--limit", type=float, default=20.0, help="cost limit, cost units per episode (default: %(default)s)")
+    add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
+    add("--seeds", type=int, default=5, help="number of seeds, trained under one vmap (default: %(default)s)")
+    add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--devices", type=int, default=1, help="devices the seeds are spread over (default: %(default)s)")
+    add("--preset", default="default", help="budgets: default (two CPU cores) or paper (a GPU)")
+    add(
+        "--quick",
+        action="store_true",
+        help="2 seeds and a twentieth of the budgets: the same path in two minutes",
+    )
+    add("--data", type=Path, default=None, help="a DSRL-layout HDF5 file to use instead of collecting one")
+    add(
+        "--cache",
+        type=Path,
+        default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser(),
+        help="folder of collected data sets and compiled programs (default: $SAFEJAX_CACHE or %(default)s)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=None,
+        help="run directory (default: runs/<task>-<offline>-limit<limit>-...)",
+    )
+    return parser.parse_args(arguments)
+
+
+def stop(message: str) -> NoReturn:
+    """One line on standard error, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def choose(option: str, value: str, choices: Any) -> str:
+    """`value`, or one line that names the nearest valid ones."""
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(value, list(choices), n=3, cutoff=0.4) or list(choices)
+    stop(f"--{option} is {value!r}, expected one of {', '.join(choices)}; nearest: {', '.join(near)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the options, then run or continue the job."""
+    options = parse(arguments)
+    if options.limit < 0 or options.limit != options.limit:
+        stop(f"--limit is {options.limit:g}, expected a cost per episode >= 0")
+    if options.seeds < 1:
+        stop(f"--seeds is {options.seeds}, expected at least 1")
+    if options.devices < 1:
+        stop(f"--devices is {options.devices}, expected at least 1")
+    if options.devices > 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={options.devices}".strip()
+
+    sys.path.insert(0, str(HERE))
+    import jax
+    import outcome
+    import presets
+    from phases import Job, align, behavior_data, finetune, load_data, pretrain
+
+    from safejax import envs
+    from safejax.checkpoint import CheckpointError
+    from safejax.data.dataset import DatasetError
+    from safejax.runs import Interrupted, Run, RunError
+
+    choose("task", options.task, envs.names())
+    choose("offline", options.offline, presets.OFFLINE)
+    choose("preset", options.preset, presets.BUDGETS)
+    if options.engine is not None:
+        choose("engine", options.engine, ("mujoco", "mjx"))
+    methods = tuple(choose("methods", name, presets.METHODS) for name in options.methods.split(","))
+    budget = presets.BUDGETS[options.preset]
+    seed_count = options.seeds
+    if options.quick:
+        budget, seed_count = presets.quick(budget), min(2, options.seeds)
+    seeds = tuple(range(options.seed, options.seed + seed_count))
+    env = envs.make(options.task, options.engine)
+    sharding = seed_sharding(options.devices, seed_count)
+    output = options.output or Path("runs") / (
+        f"{options.task}-{options.offline}-limit{options.limit:g}-seed{options.seed}"
+        + ("-quick" if options.quick else "")
+    )
+    config = {
+        "benchmark": "offline_to_online",
+        "task": options.task,
+        "engine": options.engine or ("mujoco" if jax.default_backend() == "cpu" else "mjx"),
+        "offline": options.offline,
+        "limit": options.limit,
+        "seeds": seeds,
+        "data": str(options.data.resolve()) if options.data else None,
+        "budget": presets.plain(budget),
+        "methods": {
+            name: presets.plain(presets.finetuning_config(presets.METHODS[name], options.limit)) for name in methods
+        },
+    }
+    jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
+    try:
+        if options.data is not None:
+            load_data(options.data, env)  # refuse it before anything is written
+        with Run.open(output, config) as run:
+            job = Job(run, env, budget, options.offline, options.limit, seeds, sharding)
+            path = options.data or behavior_data(job, options.seed, options.cache / "datasets")
+            dataset = load_data(path, env)
+            pretrained, fields = pretrain(job, dataset)
+            learners = {}
+            for name in methods:
+                start = align(job, presets.METHODS[name], pretrained, fields, dataset)
+                learners[name] = finetune(job, name, presets.METHODS[name], start, dataset)
+            print(outcome.write(job, dataset, path, learners, presets.METHODS))
+    except Interrupted as interruption:
+        print(f"{interruption}; the same command continues", file=sys.stderr)
+    except (RunError, DatasetError, CheckpointError, FloatingPointError) as error:
+        stop(str(error))
+
+
+def seed_sharding(devices: int, seed_count: int) -> Any:
+    """A sharding of the leading seed axis over `devices`, or None for one."""
+    import jax
+
+    if devices == 1:
+        return None
+    if devices > len(jax.devices()):
+        stop(f"--devices is {devices}, found {len(jax.devices())}")
+    if seed_count % devices:
+        stop(f"--devices is {devices}, expected a divisor of the {seed_count} seeds")
+    mesh = jax.make_mesh((devices,), ("seed",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("seed"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The phases of `offline_to_online.py`: behaviour data, pre-training, alignment, fine-tuning, evaluation.
+
+Every phase is a stage of a `Run`: chunks of one jitted call, saved after each. Shapes: S seeds, K chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from presets import Budget, Method, behavior_config, finetuning_config, offline_algorithm, plain
+
+import safejax
+from safejax import checkpoint, training
+from safejax.algorithms import bc, marvel, ppo_lag
+from safejax.data.dataset import Dataset, check_widths, read_dsrl, write_dsrl
+from safejax.runs import Run
+from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
+
+_BEHAVIOR, _OFFLINE, _ALIGNMENT, _FINETUNING, _EVALUATION = range(5)  # tags of the phases' keys
+_BEHAVIOR_CHUNKS, _OFFLINE_CHUNKS, _ALIGNMENT_CHUNKS = 20, 20, 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every phase needs to know."""
+
+    run: Run
+    env: Env
+    budget: Budget
+    offline: str  # pre-training method
+    limit: float  # cost units per episode
+    seeds: tuple[int, ...]
+    sharding: Any = None  # of the leading seed axis; None on one device
+
+    def keys(self, phase: int) -> Array:
+        """One key per seed [S] for a phase; phases share none."""
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), phase) for seed in self.seeds])
+        return self.place(keys)
+
+    def place(self, tree: ArrayTree) -> ArrayTree:
+        """Spread a tree with a leading seed axis over the devices."""
+        return tree if self.sharding is None else jax.device_put(tree, self.sharding)
+
+    def on_seeds(self, function: Any) -> Any:
+        """jit(vmap) over states and keys [S]; further arguments are shared; the states are donated."""
+
+        def vmapped(state: ArrayTree, keys: Array, *shared: Any) -> Any:
+            return jax.vmap(function, in_axes=(0, 0, *(None,) * len(shared)))(state, keys, *shared)
+
+        return jax.jit(vmapped, donate_argnums=0)
+
+
+def behavior_data(job: Job, seed: int, cache: Path) -> Path:
+    """The behaviour data set of the task in DSRL's layout: from the cache, or made now and cached."""
+    budget, env = job.budget, job.env
+    recipe = {
+        "task": env.name,
+        "seed": seed,
+        "learners": budget.behavior_seeds,
+        "environments": budget.behavior_env_count,
+        "environment_steps": budget.behavior_steps,
+        "episodes_per_bin": budget.behavior_per_bin,
+        "cost_maximum": budget.behavior_cost_maximum,
+        "collector": plain(behavior_config()),
+        "safejax": safejax.__version__,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    path = cache / f"{env.name}-{digest}.hdf5"
+    if path.exists():
+        return path
+    learners = budget.behavior_seeds
+    steps_per_iteration = learners * budget.behavior_env_count * env.episode_length
+    iteration_count = max(2, budget.behavior_steps // steps_per_iteration)
+    limits = training.limit_schedule(iteration_count, 5.0, 200.0)
+    chunks = np.array_split(limits, min(_BEHAVIOR_CHUNKS, iteration_count))
+    base = jax.random.fold_in(jax.random.key(seed), _BEHAVIOR)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.arange(learners))
+
+    def make_algorithm(limit: Any) -> Algorithm:
+        return ppo_lag.make(replace(behavior_config(), cost_limit=limit), action_size=env.action_size)
+
+    def begin(key: Array) -> training.OnlineState:
+        algorithm = make_algorithm(5.0)
+        learner = algorithm.init(key, example_transition(env))
+        return training.init_online(algorithm, env, learner, key, env_count=budget.behavior_env_count, replay=None)
+
+    def initial() -> ArrayTree:
+        return jax.jit(jax.vmap(begin))(keys)
+
+    step = job.on_seeds(
+        lambda state, key, limits: training.collect(
+            make_algorithm, env, state, key, limits, rollout_length=env.episode_length
+        )
+    )
+    folder = job.run.directory / "behavior"
+    folder.mkdir(exist_ok=True)
+    fields = ("observation", "action", "reward", "cost", "discount", "last", "next_observation")
+
+    def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
+        state, (_, episodes, transitions) = step(state, keys, jnp.asarray(chunks[index]))
+        part = {name: np.asarray(getattr(transitions, name)) for name in fields}
+        partial = folder / ".partial.npz"
+        np.savez(partial, **part)
+        os.replace(partial, folder / f"{index:04d}.npz")
+        return state, {"limit": float(chunks[index][-1]), **_episode_record(episodes)}
+
+    job.run.stage("behavior", initial, advance, len(chunks), check=env.check)
+    parts = []
+    for index in range(len(chunks)):
+        with np.load(folder / f"{index:04d}.npz") as arrays:
+            parts.append(Transition(**{name: arrays[name] for name in fields}))
+    dataset = training.gather(
+        parts,
+        cost_maximum=budget.behavior_cost_maximum,
+        per_bin=budget.behavior_per_bin,
+        minimum=2,
+        seed=seed,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_dsrl(path, dataset, recipe)
+    for part in folder.iterdir():
+        part.unlink()
+    return path
+
+
+def load_data(path: Path, env: Env) -> Dataset:
+    """Read a data set in DSRL's layout and check that it fits the task.
+
+    Raises:
+      DatasetError: one line with what was found and expected.
+    """
+    dataset, _ = read_dsrl(path)
+    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+    return dataset
+
+
+def pretrain(job: Job, dataset: Dataset) -> tuple[Any, dict[str, str]]:
+    """Offline pre-training of every seed.
+
+    Returns:
+      The State restored from its Orbax checkpoint [S], and its `warm_start` mapping into Marvel's State.
+    """
+    env, budget = job.env, job.budget
+    algorithm, config, fields = offline_algorithm(
+        job.offline, budget, action_size=env.action_size, episode_length=env.episode_length, limit=job.limit
+    )
+    keys = job.keys(_OFFLINE)
+    step_count = max(1, budget.offline_updates // _OFFLINE_CHUNKS)
+    train = job.on_seeds(
+        lambda state, key, dataset: training.train_offline(
+            algorithm, state, dataset, key, step_count=step_count, batch_size=budget.batch_size
+        )
+    )
+
+    def initial() -> ArrayTree:
+        return jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(env))
+
+    def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
+        state, metrics = train(state, keys, dataset)
+        record = {"updates": (index + 1) * step_count, **_mean_record(metrics)}
+        return state, record | evaluation_record(job, state)
+
+    state = job.run.stage("offline", initial, advance, _OFFLINE_CHUNKS, check=env.check)
+    folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, config))
+    return checkpoint.restore(folder, jax.eval_shape(initial), config=config), fields
+
+
+def align(job: Job, method: Method, pretrained: Any, fields: dict[str, str], dataset: Dataset) -> Any:
+    """Marvel's State [S] that fine-tuning starts from: fresh, warm-started, or warm-started and aligned.
+
+    Rows that start the same way share one stage, so ablations align once.
+    """
+    env, budget = job.env, job.budget
+    config = finetuning_config(method, job.limit)
+    networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
+    algorithm = marvel.make_alignment(config, networks)
+    keys = job.keys(_ALIGNMENT)
+    step_count = max(1, budget.alignment_updates // _ALIGNMENT_CHUNKS)
+
+    def initial() -> Any:
+        state = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(env))
+        return checkpoint.warm_start(state, pretrained, fields) if method.pretrained else state
+
+    if not method.aligned:
+        return initial()
+    train = job.on_seeds(
+        lambda state, key, dataset: training.train_offline(
+            algorithm, state, dataset, key, step_count=step_count, batch_size=budget.batch_size
+        )
+    )
+
+    def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
+        state, metrics = train(state, keys, dataset)
+        return state, {"updates": (index + 1) * step_count, **_mean_record(metrics)}
+
+    def without_multiplier() -> Any:
+        return initial()._replace(multiplier=())
+
+    aligned = job.run.stage("alignment", without_multiplier, advance, _ALIGNMENT_CHUNKS)
+    return aligned._replace(multiplier=initial().multiplier)
+
+
+def finetune(job: Job, name: str, method: Method, start: Any, dataset: Dataset) -> Any:
+    """Online fine-tuning (or learning from scratch) of every seed; the last State [S]."""
+    env, budget = job.env, job.budget
+    config = finetuning_config(method, job.limit)
+    networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
+    algorithm = marvel.make_finetuning(config, networks)
+    total = budget.finetune_steps if method.pretrained else budget.scratch_steps
+    iteration_steps = budget.env_count * budget.rollout_length
+    iteration_count = env.episode_length // budget.rollout_length
+    chunk_steps = iteration_steps * iteration_count
+    chunk_count = max(2, total // chunk_steps)
+    warmup_chunks = max(1, min(budget.warmup_steps // chunk_steps, chunk_count - 1))
+    replay = training.replay_for(algorithm.batch, chunk_count * chunk_steps, budget.env_count)
+    keys = job.keys(_FINETUNING)
+
+    def loop(updates: int) -> Any:
+        return job.on_seeds(
+            lambda state, key, dataset: _summary(
+                *training.train_online(
+                    algorithm,
+                    env,
+                    state,
+                    key,
+                    iteration_count=iteration_count,
+                    rollout_length=budget.rollout_length,
+                    updates_per_iteration=updates,
+                    batch_size=budget.batch_size,
+                    replay=replay,
+                    dataset=dataset,
+                )
+            )
+        )
+
+    warm_up, learn = loop(0), loop(iteration_steps // budget.steps_per_update)
+
+    def initial() -> training.OnlineState:
+        begin = functools.partial(training.init_online, algorithm, env, env_count=budget.env_count, replay=replay)
+        return jax.jit(jax.vmap(begin))(start, keys)
+
+    def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
+        state, summary = (warm_up if index < warmup_chunks else learn)(state, keys, dataset)
+        record = {
+            "env_steps": (index + 1) * chunk_steps,
+            **{key: np.asarray(value) for key, value in summary.items()},
+            "multiplier": np.asarray(state.learner.multiplier.value),
+        }
+        return state, record | evaluation_record(job, state.learner)
+
+    return job.run.stage(name, initial, advance, chunk_count, check=env.check).learner
+
+
+def evaluation_record(job: Job, state: Any) -> dict[str, np.ndarray]:
+    """Return and cost [S] of the deterministic policy: means over the budget's evaluation episodes."""
+    actor = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
+    returns, costs = _evaluator(job)(actor, job.keys(_EVALUATION))
+    return {"return": np.asarray(returns), "cost": np.asarray(costs)}
+
+
+@functools.cache
+def _evaluator(job: Job) -> Any:
+    """One compiled evaluation for every row: they all share the actor network."""
+    env, budget = job.env, job.budget
+    networks = bc.Networks(marvel.default_networks(env.action_size, budget.hidden_sizes).actor)
+    algorithm = bc.make(networks=networks)
+
+    def play(state: Any, key: Array) -> tuple[Array, Array]:
+        episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes)
+        return jnp.mean(episodes.episode_return), jnp.mean(episodes.episode_cost)
+
+    return jax.jit(jax.vmap(play))
+
+
+def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.OnlineState, dict[str, Array]]:
+    """What a chunk of fine-tuning reports of one seed: costs spent, training episodes, mean metrics."""
+    metrics, episodes = outputs
+    spent = jnp.sum(jnp.where(episodes.finished, episodes.episode_cost, 0.0))
+    summary = {
+        "finished_cost": spent,
+        "unfinished_cost": jnp.sum(state.actors.episode.episode_cost),
+        **_episode_means(episodes),
+    }
+    return state, summary | jax.tree.map(jnp.mean, metrics)
+
+
+def _episode_means(episodes: Any) -> dict[str, Array]:
+    count = jnp.maximum(jnp.sum(episodes.finished), 1)
+    return {
+        "training_return": jnp.sum(jnp.where(episodes.finished, episodes.episode_return, 0.0)) / count,
+        "training_cost": jnp.sum(jnp.where(episodes.finished, episodes.episode_cost, 0.0)) / count,
+    }
+
+
+def _episode_record(episodes: Any) -> dict[str, Any]:
+    """Mean return and cost of each learner's finished episodes [S]."""
+    means = jax.vmap(_episode_means)(episodes)
+    return {name.removeprefix("training_"): np.asarray(value) for name, value in means.items()}
+
+
+def _mean_record(metrics: dict[str, Array]) -> dict[str, Any]:
+    """Metrics [S, updates] -> means over the updates [S]."""
+    return {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()}

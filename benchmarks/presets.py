@@ -1,0 +1,127 @@
+"""Budgets, and the methods that `offline_to_online.py` compares: what differs between its rows stands here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+
+from safejax.algorithms import bc, cpq, iql, marvel, ppo_lag
+from safejax.multipliers import MultiplierConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything a run spends; steps are environment steps of one seed unless said otherwise."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    batch_size: int = 256
+    env_count: int = 16  # environments of each off-policy learner
+    rollout_length: int = 4  # steps of every environment between updates
+    steps_per_update: int = 8  # environment steps per gradient step, off-policy
+    behavior_seeds: int = 2  # learners that make the data set
+    behavior_env_count: int = 32  # environments of each of them
+    behavior_steps: int = 1_000_000  # of all of them together
+    behavior_per_bin: int = 4  # episodes kept in each cell of the return x cost grid
+    behavior_cost_maximum: float = 80.0  # DSRL's for BallCircle, cost units
+    offline_updates: int = 20_000
+    alignment_updates: int = 5_000
+    scratch_steps: int = 150_000
+    finetune_steps: int = 60_000
+    warmup_steps: int = 3_200  # collected before the first update
+    evaluation_episodes: int = 20
+
+
+BUDGETS = {
+    "default": Budget(),
+    # Marvel's and OSRL's sizes and counts: arXiv 2412.04426 (code), OSRL cpq configs. Sized for a GPU.
+    "paper": Budget(
+        hidden_sizes=(256, 256),
+        behavior_steps=10_000_000,
+        behavior_env_count=64,
+        offline_updates=100_000,
+        alignment_updates=20_000,
+        scratch_steps=1_000_000,
+        finetune_steps=100_000,
+    ),
+}
+
+
+def quick(budget: Budget) -> Budget:
+    """A twentieth of the counts, the same path."""
+    counts = ("behavior_steps", "offline_updates", "alignment_updates", "scratch_steps", "finetune_steps")
+    return replace(budget, **{name: getattr(budget, name) // 20 for name in counts})
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table: how fine-tuning starts and what drives its multiplier."""
+
+    label: str
+    pretrained: bool  # starts from the offline checkpoint
+    aligned: bool  # value pre-alignment first
+    multiplier: MultiplierConfig
+    learning_rates: tuple[float, float] = (3e-4, 1e-3)  # actor, critics
+
+
+DUAL_ASCENT = MultiplierConfig(kind="dual_ascent", learning_rate=0.05)
+FIXED_PID = MultiplierConfig(kind="pid")
+ADAPTIVE_PID = MultiplierConfig(kind="adaptive_pid")
+
+METHODS = {
+    "from_scratch": Method("from scratch (SAC-Lagrangian)", False, False, DUAL_ASCENT),
+    "warm_start": Method("warm start", True, False, DUAL_ASCENT),
+    "marvel": Method("Marvel", True, True, ADAPTIVE_PID),
+    "no_alignment": Method("Marvel without alignment", True, False, ADAPTIVE_PID),
+    "dual_ascent": Method("Marvel with dual ascent", True, True, DUAL_ASCENT),
+    "fixed_pid": Method("Marvel with fixed PID", True, True, FIXED_PID),
+}
+DEFAULT_METHODS = ("from_scratch", "warm_start", "marvel")
+
+
+def behavior_config() -> ppo_lag.Config:
+    """The data collector's numbers; its cost limit moves."""
+    return ppo_lag.Config()
+
+
+def offline_algorithm(name: str, budget: Budget, *, action_size: int, episode_length: int, limit: float):
+    """The pre-training method `name` with networks that fine-tuning can take over.
+
+    Returns:
+      (Algorithm, Config, fields): `fields` is its `warm_start` mapping into Marvel's State.
+    """
+    hidden_sizes = budget.hidden_sizes
+    actor = {"actor.params": "actor.params"}
+    critic = {"critic.params": "critic.params", "target_critic": "critic.params"}
+    cost_critic = {"cost_critic.params": "cost_critic.params", "target_cost_critic": "cost_critic.params"}
+    if name == "bc":
+        config = bc.Config()
+        return bc.make(config, bc.default_networks(action_size, hidden_sizes)), config, actor
+    if name == "iql":
+        config = iql.Config(reward_scale=FINETUNING.reward_scale)
+        networks = iql.default_networks(action_size, hidden_sizes, squash=True)
+        return iql.make(config, networks), config, actor | critic
+    config = cpq.Config(cost_limit=limit, episode_length=episode_length)
+    networks = cpq.default_networks(action_size, hidden_sizes, hidden_sizes)
+    return cpq.make(config, networks), config, actor | critic | cost_critic
+
+
+OFFLINE = ("cpq", "iql", "bc")
+
+FINETUNING = marvel.Config()
+
+
+def finetuning_config(method: Method, limit: float) -> marvel.Config:
+    """The numbers of alignment and fine-tuning of one row."""
+    actor_rate, critic_rate = method.learning_rates
+    return replace(
+        FINETUNING,
+        cost_limit=limit,
+        multiplier=method.multiplier,
+        actor_learning_rate=actor_rate,
+        critic_learning_rate=critic_rate,
+    )
+
+
+def plain(value: object) -> dict:
+    """A frozen dataclass as JSON-able values."""
+    return dataclasses.asdict(value)  # type: ignore[arg-type]

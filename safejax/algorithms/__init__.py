@@ -1,0 +1,31 @@
+"""One file per method, one shape: Config, Networks, State, init, update, act, make.
+
+To add one: copy `bc.py`; name its parts in Networks and State; write `update` from targets to metrics; write `act`;
+add a line to `MODULES`. Module-level functions are the API, `make` binds them, jit belongs to the caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+MODULES = {
+    "bc": "safejax.algorithms.bc",
+    "iql": "safejax.algorithms.iql",
+    "cpq": "safejax.algorithms.cpq",
+    "ppo_lag": "safejax.algorithms.ppo_lag",
+    "sac_lag": "safejax.algorithms.sac_lag",
+    "marvel": "safejax.algorithms.marvel",
+}
+"""The one table from a method's name to its module."""
+
+
+def module(name: str) -> ModuleType:
+    """The module of a method.
+
+    Raises:
+      ValueError: one line that lists the methods.
+    """
+    if name not in MODULES:
+        raise ValueError(f"method is {name!r}, expected one of {', '.join(MODULES)}")
+    return importlib.import_module(MODULES[name])

@@ -1,0 +1,84 @@
+"""Worlds: `make` a task by name on one of two engines.
+
+    env = safejax.envs.make("ball_circle")
+    states = jax.vmap(env.reset)(jax.random.split(key, 64))
+    states = jax.vmap(env.step)(states, actions, jax.random.split(key, 64))
+    env.check()                                     # between chunks: raises what the host engine kept back
+
+A new task is one file in `safejax/envs/tasks` that binds TASK, and its MJCF in `safejax/envs/assets`; the
+file's name is the task's. For example `tasks/slide.py`, a mass on a rail that must not go fast:
+
+    from safejax.envs.tasks.base import Task
+
+    def initialize(key):
+        return jax.random.uniform(key, (1,), minval=-1.0), jnp.zeros(1)
+
+    TASK = Task(
+        name="slide",
+        model="slide.xml",                          # one slide joint, one motor
+        substeps=5,
+        episode_length=100,
+        observation_size=2,
+        action_size=1,
+        initialize=initialize,
+        observe=lambda view: jnp.concatenate([view.qpos, view.qvel], -1),
+        reward=lambda before, after, action: after.qpos[..., 0] - before.qpos[..., 0],
+        cost=lambda view: (jnp.abs(view.qvel[..., 0]) > 1.0).astype(jnp.float32),
+        control=lambda action: 2.0 * action,
+    )
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+import jax
+
+from safejax.envs.tasks import load, names
+from safejax.envs.tasks.base import Reference, Task, View, normalized_cost, normalized_return
+from safejax.types import Env, check_choice
+
+__all__ = ["Reference", "Task", "View", "make", "names", "normalized_cost", "normalized_return", "task"]
+
+ENGINES = ("mujoco", "mjx")
+
+
+def make(name: str, engine: str | None = None) -> Env:
+    """The environment `name`. The same arguments give the same functions, so compiled loops are reused.
+
+    Args:
+      name: one of `names()`.
+      engine: "mujoco" (C library, host threads) or "mjx" (JAX operations); by default mujoco where JAX runs
+        on CPU, else mjx.
+
+    Raises:
+      ValueError: an unknown name, with the nearest known one, or an unknown engine.
+    """
+    if engine is None:
+        engine = "mujoco" if jax.default_backend() == "cpu" else "mjx"
+    check_choice("engine", engine, ENGINES)
+    return _make(task(name).name, engine)
+
+
+def task(name: str) -> Task:
+    """The task `name`, without an engine.
+
+    Raises:
+      ValueError: an unknown name, with the nearest known one.
+    """
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+        raise ValueError(f"unknown task {name!r}, nearest: {', '.join(nearest)}; known: {', '.join(names())}")
+    return load(name)
+
+
+@functools.cache
+def _make(name: str, engine: str) -> Env:
+    from safejax.envs.wrappers import build
+
+    if engine == "mujoco":
+        from safejax.envs.engines.mujoco import make_engine
+    else:
+        from safejax.envs.engines.mjx import make_engine
+    return build(load(name), make_engine(load(name)))

@@ -1,0 +1,143 @@
+"""Environments in brax's form: ours for brax's training loops, and brax's (or MuJoCo Playground's) for ours.
+
+brax is imported inside the functions, because importing `brax.envs` warns about a retired dependency.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from safejax.envs import make
+from safejax.types import Array, Env, EnvState, Key
+
+
+def to_brax(env: str | Env) -> Any:
+    """`env` as a `brax.envs.base.Env`, unbatched, for brax's training loops and wrappers.
+
+    Time limit and reset belong to brax's wrappers (`brax.envs.training.wrap`, which its training calls): the
+    environment's own time limit is off, `obs` is the observation before any reset and `done` is
+    `terminated`. Pass `episode_length=env.episode_length` to brax. `info["cost"]` and `metrics["cost"]` hold
+    the cost of the step, `info["truncation"]` is 0 until brax's wrapper writes it.
+
+    Args:
+      env: a task name, run on its default engine, or an environment.
+
+    Raises:
+      ValueError: an unknown task name, or a discrete environment.
+    """
+    env = make(env) if isinstance(env, str) else env
+    if env.discrete:
+        raise ValueError(f"{env.name}: brax's training loops take continuous actions")
+    return _brax_class()(env)
+
+
+def from_brax(
+    env: Any, cost: Callable[[Any], Array] | None = None, *, episode_length: int = 1000, name: str = ""
+) -> Env:
+    """A brax or MuJoCo Playground environment, without its wrappers, as an `Env`.
+
+    Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`.
+
+    Args:
+      env: has `reset(key)`, `step(state, action)` and `action_size`; `done` is read as termination.
+      cost: state after the step -> [] >= 0; by default `state.info["cost"]`.
+      episode_length: environment steps until truncation.
+      name: the name of the result.
+
+    Raises:
+      ValueError: `cost` is not given and `state.info` has no "cost".
+    """
+    spec = jax.eval_shape(env.reset, jax.random.key(0))
+    if cost is None and "cost" not in spec.info:
+        raise ValueError(f"{type(env).__name__} has no info['cost']: pass cost, a function of the state")
+    cost_of = cost or (lambda state: state.info["cost"])
+
+    def reset(key: Key) -> EnvState:
+        state = _strong(env.reset(key))
+        zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
+        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32))
+
+    def step(state: EnvState, action: Array, key: Key) -> EnvState:
+        before = jax.tree.map(lambda leaf: leaf, state.physics)  # brax writes into its dictionaries
+        after = env.step(before, jnp.clip(action, -1.0, 1.0))
+        steps = state.steps + 1
+        terminated = after.done.astype(bool)
+        truncated = (steps >= episode_length) & ~terminated
+        done = terminated | truncated
+        fresh = _strong(env.reset(key))
+        physics = jax.tree.map(lambda new, old: jnp.where(done, new, old).astype(new.dtype), fresh, after)
+        return EnvState(
+            physics=physics,
+            observation=physics.obs,
+            reward=jnp.asarray(after.reward, jnp.float32),
+            cost=jnp.asarray(cost_of(after), jnp.float32),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=jax.tree.map(lambda new, old: old.astype(new.dtype), fresh.obs, after.obs),
+            steps=jnp.where(done, 0, steps),
+        )
+
+    return Env(reset, step, spec.obs, env.action_size, episode_length, name or type(env).__name__)
+
+
+def _strong(tree: Any) -> Any:
+    """The same numbers without weak types, which a step would not keep."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+
+
+@functools.cache
+def _brax_class() -> type:
+    from safejax.envs.engines.mjx import import_mjx
+
+    import_mjx()  # brax imports it too, and would print
+    from brax.envs.base import Env as BraxEnv
+    from brax.envs.base import State
+
+    class FromSafejax(BraxEnv):
+        def __init__(self, env: Env) -> None:
+            self.env = env
+
+        def reset(self, rng: Key) -> Any:
+            rng, key = jax.random.split(rng)
+            return self._state(self.env.reset(key), rng, jnp.zeros((), jnp.float32))
+
+        def step(self, state: Any, action: Array) -> Any:
+            rng, key = jax.random.split(state.info["key"])
+            inner = state.pipeline_state
+            # steps = 0: the time limit is brax's
+            inner = self.env.step(inner._replace(steps=jnp.zeros_like(inner.steps)), action, key)
+            new = self._state(inner, rng, inner.terminated.astype(jnp.float32))
+            # brax's wrappers keep entries of their own in both dictionaries
+            info = new.info | state.info | {"cost": inner.cost, "key": rng}
+            return new.replace(metrics=state.metrics | new.metrics, info=info)
+
+        def _state(self, inner: EnvState, rng: Key, done: Array) -> Any:
+            # the key is no part of pipeline_state, which brax sets back to the first episode's start
+            info = {"cost": inner.cost, "truncation": jnp.zeros((), jnp.float32), "key": rng}
+            return State(
+                pipeline_state=inner,  # pyright: ignore[reportArgumentType]
+                obs=inner.final_observation,
+                reward=inner.reward,
+                done=done,
+                metrics={"cost": inner.cost},
+                info=info,
+            )
+
+        @property
+        def observation_size(self) -> Any:
+            return jax.tree.map(lambda spec: spec.shape[-1], self.env.observation_spec)
+
+        @property
+        def action_size(self) -> int:
+            return self.env.action_size
+
+        @property
+        def backend(self) -> str:
+            return self.env.name
+
+    return FromSafejax

@@ -1,0 +1,99 @@
+"""The same physics as JAX operations (MJX, its `jax` kind): for GPUs, TPUs and programs without callbacks.
+
+Equal to the host engine up to float32 rounding before a hard contact; after one, rounding grows.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the names of the compiled mujoco module are not declared)
+
+from __future__ import annotations
+
+import contextlib
+import io
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from safejax.envs.engines.base import Engine, asset_path
+from safejax.envs.tasks.base import Task, View
+from safejax.types import Array
+
+
+def import_mjx() -> ModuleType:
+    """`mujoco.mjx`, without the two lines that it prints where the optional warp is not installed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        from mujoco import mjx
+    for line in printed.getvalue().splitlines():
+        if not line.startswith(("Failed to import warp", "Failed to import mujoco_warp")):
+            print(line)
+    return mjx
+
+
+mjx: Any = import_mjx()
+
+
+class Physics(NamedTuple):
+    """State of one simulation."""
+
+    view: View  # holds qpos and qvel
+    act: Array  # [na] actuator activations
+    qacc_warmstart: Array  # [nv] where the constraint solver starts
+
+
+def make_engine(task: Task) -> Engine:
+    """The mjx engine of `task`.
+
+    Raises:
+      ValueError: if MuJoCo cannot read the model.
+      NotImplementedError: if the model uses a feature that mjx lacks.
+    """
+    model = mujoco.MjModel.from_xml_path(asset_path(task.model))
+    with jax.ensure_compile_time_eval():
+        mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+
+    def look(data: Any) -> View:
+        data = forward(mjx_model, data) if model.nsensor else mjx.kinematics(mjx_model, data)
+        return View(*(getattr(data, field).astype(jnp.float32) for field in View._fields))
+
+    def start(needed: Array, qpos: Array, qvel: Array) -> Physics:
+        del needed  # computed everywhere: a GPU has nothing to gain
+        data = empty.replace(qpos=qpos, qvel=qvel)
+        return Physics(look(data), empty.act, jnp.zeros_like(qvel))
+
+    def step(physics: Physics, action: Array) -> Physics:
+        action = jnp.clip(action, -1.0, 1.0)
+        ctrl = empty.ctrl if task.control is None else task.control(action)
+
+        def data_of(qpos: Array, qvel: Array, act: Array, qacc_warmstart: Array) -> Any:
+            force = empty.qfrc_applied
+            if task.applied_force is not None:
+                force = task.applied_force(qpos, qvel, action)
+            return empty.replace(
+                qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, ctrl=ctrl, qfrc_applied=force
+            )
+
+        def substep(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+            data = mjx.step(mjx_model, data_of(*carry))
+            return (data.qpos, data.qvel, data.act, data.qacc_warmstart), None
+
+        carry = (physics.view.qpos, physics.view.qvel, physics.act, physics.qacc_warmstart)
+        (qpos, qvel, act, qacc_warmstart), _ = jax.lax.scan(substep, carry, length=task.substeps)
+        return Physics(look(data_of(qpos, qvel, act, qacc_warmstart)), act, qacc_warmstart)
+
+    return Engine(start, step, lambda physics: physics.view)
+
+
+def forward(mjx_model: Any, data: Any) -> Any:
+    """`mjx.forward`, with its acceleration sensors computed even where the model can have no constraint.
+
+    In that case mjx returns before it reads accelerometers, force sensors and the like, which stay 0.
+    """
+    data = mjx.forward(mjx_model, data)
+    if np.size(data._impl.efc_J) == 0:
+        data = mjx.sensor_acc(mjx_model, data)
+    return data

@@ -1,0 +1,78 @@
+"""What a task is: numbers and pure functions over a small view of the physics. No engine appears here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from safejax.types import Array, Key
+
+
+class View(NamedTuple):
+    """The part of the physics that a task may read; float32, SI units, any leading axes."""
+
+    qpos: Array  # [..., nq] generalised positions; quaternions are w, x, y, z
+    qvel: Array  # [..., nv] generalised velocities; a free joint's angular velocity is in the body's frame
+    sensordata: Array  # [..., nsensordata]
+    xpos: Array  # [..., nbody, 3] world positions of the body frames
+    xquat: Array  # [..., nbody, 4] world orientations of the body frames, w, x, y, z
+
+
+class Reference(NamedTuple):
+    """The offline data set that a task reproduces, with the constants that normalise returns.
+
+    Source: Liu et al. 2023, Datasets and Benchmarks for Offline Safe RL, https://arxiv.org/abs/2306.09303;
+    constants from dsrl/infos.py of liuzuxin/DSRL@71064f2.
+    """
+
+    name: str  # the data set's name, such as "BallCircle"
+    return_min: float  # lowest and highest undiscounted episode return in the data set
+    return_max: float
+    cost_max: float  # highest undiscounted episode cost in the data set
+
+
+def _never(view: View) -> Array:
+    return jnp.zeros(view.qpos.shape[:-1], bool)
+
+
+class Task(NamedTuple):
+    """A world without its physics engine. Functions take one simulation or any leading axes.
+
+    `applied_force` and `control` are written with the array API (`xp = qvel.__array_namespace__()`): the host
+    engine calls them with float64 NumPy arrays, the mjx engine with JAX arrays. All others are JAX functions.
+    """
+
+    name: str  # as in `safejax.envs.make`
+    model: str  # MJCF file in safejax/envs/assets, or an absolute path
+    substeps: int  # physics steps per environment step
+    episode_length: int  # environment steps until truncation
+    observation_size: int  # O
+    action_size: int  # A
+    initialize: Callable[[Key], tuple[Array, Array]]  # key -> (qpos [nq], qvel [nv]) of a fresh episode
+    observe: Callable[[View], Array]  # view -> [..., O]
+    reward: Callable[[View, View, Array], Array]  # (before, after, action [..., A] as given, unclipped) -> [...]
+    cost: Callable[[View], Array]  # view after the step -> [...] >= 0
+    terminated: Callable[[View], Array] = _never  # view after the step -> [...] bool
+    control: Callable[[Any], Any] | None = None  # action [..., A] in [-1, 1] -> ctrl [..., nu]
+    applied_force: Callable[[Any, Any, Any], Any] | None = None  # (qpos, qvel, action) -> [..., nv], every substep
+    cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
+    reference: Reference | None = None
+
+
+def normalized_return(episode_return: Any, reference: Reference) -> Any:
+    """Returns [...] on the scale where the data set's worst is 0 and its best 1; values may leave [0, 1].
+
+    Source: Liu et al. 2023, section 5.
+    """
+    return (episode_return - reference.return_min) / (reference.return_max - reference.return_min)
+
+
+def normalized_cost(episode_cost: Any, cost_limit: float) -> Any:
+    """Episode costs [...] over the limit; at most 1 is safe. A limit of 0 adds 1 to both, as DSRL does.
+
+    Source: offline_env.py of liuzuxin/DSRL@71064f2.
+    """
+    offset = 1.0 if cost_limit == 0 else 0.0
+    return (episode_cost + offset) / (cost_limit + offset)

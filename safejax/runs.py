@@ -1,0 +1,343 @@
+"""A run directory that survives Ctrl-C, SIGTERM and kill -9: lock, stages in chunks, metrics, resume, `load_policy`.
+
+    with Run.open("runs/demo", config) as run:
+        state = run.stage("offline", initial, advance, chunk_count=20)
+
+A stage's state is saved after every chunk, so a kill loses at most one; the same program started again continues
+where the newest readable checkpoint is, and what it then computes is what it would have computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from safejax import algorithms, checkpoint
+from safejax.types import Algorithm, Array, ArrayTree, Transition
+
+_FORMAT = "safejax run 1"
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used; one line says what was found and what to do."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM arrived; everything up to the last chunk is on disk."""
+
+
+class Run:
+    """An open run directory; see the module's docstring."""
+
+    def __init__(self, directory: Path, lock: TextIO) -> None:
+        self.directory = directory
+        self._lock = lock
+        self._stop = False
+        self._timing: dict[str, dict[str, float]] = _read_json(directory / "timing.json") or {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, directory: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Run]:
+        """Create or continue the run in `directory`, hold its lock, and hear signals until the block ends.
+
+        Args:
+          directory: new, empty, or holding a run of the same `config`.
+          config: JSON-able; written to config.json and compared when the run continues.
+
+        Raises:
+          RunError: the directory is not writable, holds other things, another config, or is in use.
+        """
+        path = Path(os.path.abspath(directory))
+        config = json.loads(json.dumps({"format": _FORMAT, **config}))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            found = sorted(entry.name for entry in path.iterdir() if entry.name != "run.lock")
+            stored = _read_json(path / "config.json")
+            if found and (stored is None or stored.get("format") != _FORMAT):
+                raise RunError(
+                    f"{path}: holds {found[0]!r} and no safejax run, expected a new or empty directory; "
+                    "choose another --output"
+                )
+            lock = (path / "run.lock").open("a")
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"{path}: in use by another process; wait for it or choose another --output") from None
+            if stored is None:
+                write_json(path / "config.json", config)
+            elif stored != config:
+                raise RunError(f"{path}: holds a run with {_difference(stored, config)}; choose another --output")
+            run = cls(path, lock)
+            with run._listening():
+                yield run
+
+    def stage(
+        self,
+        name: str,
+        initial: Callable[[], ArrayTree],
+        advance: Callable[[ArrayTree, int], tuple[ArrayTree, Mapping[str, Any]]],
+        chunk_count: int,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Run `advance` chunk by chunk, saving after each, and return the last state.
+
+        Args:
+          name: of the stage; its checkpoints lie in checkpoints/<name>.
+          initial: -> the first state; only its shapes are asked for when the stage continues.
+          advance: (state, chunk index) -> (state, record); the state may be donated. Records are numbers or nested
+            lists of numbers; each becomes a line of metrics.jsonl.
+          chunk_count: chunks of the whole stage.
+          check: raises what an engine kept back, after every chunk.
+
+        Raises:
+          Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
+          FloatingPointError: a record is not finite; the last good chunk stays on disk.
+        """
+        saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name)
+        found = saved.latest(jax.eval_shape(initial))
+        done, state = found if found is not None else (0, None)
+        self._keep_metrics(name, done)
+        if done == chunk_count:
+            return state
+        state = initial() if state is None else state
+        timing = self._timing.setdefault(name, {"first_chunk_s": 0.0, "other_chunks_s": 0.0, "other_chunks": 0})
+        print(f"{name}: compiling", file=sys.stderr, flush=True)
+        with tqdm(total=chunk_count, initial=done, desc=name, unit="chunk", dynamic_ncols=True) as bar:
+            for index in range(done, chunk_count):
+                began = time.perf_counter()
+                state, record = advance(state, index)
+                record = {key: np.asarray(value).tolist() for key, value in record.items()}
+                check()
+                _refuse_non_finite(name, index, record)
+                saved.save(index + 1, state)
+                self._append_metrics({"stage": name, "chunk": index, **record})
+                elapsed = time.perf_counter() - began
+                if index == done:
+                    timing["first_chunk_s"] += elapsed
+                else:
+                    timing["other_chunks_s"] += elapsed
+                    timing["other_chunks"] += 1
+                write_json(self.directory / "timing.json", self._timing)
+                bar.update()
+                bar.set_postfix_str(_headline(record), refresh=False)
+                if self._stop:
+                    raise Interrupted(f"stopped after {name}, chunk {index + 1} of {chunk_count}")
+        return state
+
+    def metrics(self, stage: str) -> list[dict[str, Any]]:
+        """The records of a stage so far, in order."""
+        return [row for row in self._rows() if row.get("stage") == stage]
+
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The file `name` of the run, made by `make` (into a temporary path) if it is not there yet."""
+        path = self.directory / name
+        if not path.exists():
+            partial = path.with_name(f".partial-{path.name}")
+            make(partial)
+            os.replace(partial, path)
+        return path
+
+    def _rows(self) -> list[dict[str, Any]]:
+        path = self.directory / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
+                rows.append(json.loads(line))
+        return rows
+
+    def _keep_metrics(self, stage: str, done: int) -> None:
+        """Drop records of chunks that will run again, so that none appears twice."""
+        rows = [row for row in self._rows() if row.get("stage") != stage or row.get("chunk", 0) < done]
+        _write_text(self.directory / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def _append_metrics(self, row: Mapping[str, Any]) -> None:
+        with (self.directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Turn the first Ctrl-C or SIGTERM into a flag; a second Ctrl-C is Python's own."""
+
+        def stop(number: int, frame: Any) -> None:
+            del frame
+            self._stop = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            print(f"{signal.Signals(number).name}: stopping after this chunk", file=sys.stderr, flush=True)
+
+        try:
+            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals belong to somebody else
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Policy(NamedTuple):
+    """A trained policy, ready to act."""
+
+    act: Callable[..., Array]  # (observation [O] or [B, O], key=None) -> action; deterministic without a key
+    algorithm: Algorithm
+    state: Any  # the algorithm's State of one seed
+    about: dict[str, Any]  # what `save_policy` stored: method, task, networks, seeds
+
+
+def save_policy(
+    directory: str | os.PathLike,
+    state: Any,
+    config: Any,
+    *,
+    method: str,
+    action_size: int,
+    observation_size: int,
+    hidden_sizes: tuple[int, ...],
+    seeds: tuple[int, ...],
+    **about: Any,
+) -> None:
+    """Store a State whose leaves have a leading seed axis [S] so that `load_policy` can rebuild the policy alone.
+
+    Args:
+      directory: of the checkpoint.
+      state: of `algorithms.module(method)`, leaves [S, ...].
+      config: its Config.
+      method: name in `algorithms.MODULES`.
+      action_size, observation_size, hidden_sizes: of its default networks.
+      seeds: the S seeds, in the order of the leading axis.
+      **about: JSON-able notes, e.g. the task.
+    """
+    extra = {
+        "method": method,
+        "action_size": action_size,
+        "observation_size": observation_size,
+        "hidden_sizes": list(hidden_sizes),
+        "seeds": list(seeds),
+        **about,
+    }
+    checkpoint.save(directory, state, config, extra=extra)
+
+
+def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
+    """Rebuild a policy from what `save_policy` stored.
+
+    Args:
+      directory: e.g. runs/demo/policies/marvel.
+      seed_index: row of the leading seed axis.
+
+    Raises:
+      CheckpointError: the directory holds no readable checkpoint.
+      RunError: it holds one that is not a policy, or fewer seeds.
+    """
+    stored = checkpoint.metadata(directory)
+    about = stored.get("extra") or {}
+    if "method" not in about:
+        raise RunError(f"{directory}: holds a checkpoint that is no policy; expected one made by save_policy")
+    seed_count = len(about["seeds"])
+    if not 0 <= seed_index < seed_count:
+        raise RunError(f"{directory}: holds {seed_count} seeds, asked for index {seed_index}")
+    module = algorithms.module(about["method"])
+    config = from_plain(module.Config, stored["config"])
+    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]))
+    make = getattr(module, "make", None) or module.make_finetuning
+    algorithm = make(config, networks)
+    scalar = np.zeros((), np.float32)
+    observation = np.zeros((about["observation_size"],), np.float32)
+    example = Transition(
+        observation,
+        np.zeros((about["action_size"],), np.float32),
+        scalar,
+        scalar,
+        scalar,
+        scalar,
+        observation,
+    )
+    keys = jax.random.split(jax.random.key(0), seed_count)
+    like = jax.eval_shape(jax.vmap(algorithm.init, in_axes=(0, None)), keys, example)
+    state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
+
+    @functools.partial(jax.jit, static_argnames="explore")
+    def batched(observation: Array, key: Array, explore: bool) -> Array:
+        return algorithm.act(state, observation, key, explore=explore)[0]
+
+    def act(observation: Any, key: Array | None = None) -> Array:
+        observation = jax.numpy.asarray(observation, jax.numpy.float32)
+        rows = observation if observation.ndim > 1 else observation[None]
+        action = batched(rows, jax.random.key(0) if key is None else key, key is not None)
+        return action if observation.ndim > 1 else action[0]
+
+    return Policy(act, algorithm, state, about)
+
+
+def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
+    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the defaults' types."""
+    default = cls()
+    fields = {}
+    for field in dataclasses.fields(cls):
+        if field.name not in values:
+            continue
+        before, value = getattr(default, field.name), values[field.name]
+        if dataclasses.is_dataclass(before):
+            value = from_plain(type(before), value)
+        fields[field.name] = tuple(value) if isinstance(before, tuple) else value
+    return cls(**fields)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON in one rename."""
+    _write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
+    return ", ".join(f"{name}={stored.get(name)!r} (asked for {given.get(name)!r})" for name in names[:3])
+
+
+def _refuse_non_finite(stage: str, chunk: int, record: Mapping[str, Any]) -> None:
+    for name, value in record.items():
+        if not np.all(np.isfinite(np.asarray(value, np.float64))):
+            raise FloatingPointError(
+                f"{stage}, chunk {chunk + 1}: {name} is not finite; the last good chunk is on disk"
+            )
+
+
+def _headline(record: Mapping[str, Any]) -> str:
+    """The mean return and cost of a record, if it has them."""
+    parts = []
+    for name in ("return", "cost"):
+        if name in record and np.size(record[name]):
+            parts.append(f"{name} {np.mean(record[name]):.1f}")
+    return " ".join(part for part in parts if not math.isnan(float(part.split()[-1])))

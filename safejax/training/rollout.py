@@ -1,0 +1,122 @@
+"""Acting in environments: one step of a batch of them, rollouts, and evaluation.
+
+Shapes: B environments, T steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safejax.types import Algorithm, Array, Carry, Env, EnvState, EpisodeStats, Key, Transition
+
+_ACT, _STEP, _RESET = 1, 2, 3  # tags that keep the uses of one key apart
+
+
+class Actors(NamedTuple):
+    """Environments in the middle of their episodes, and the policy's memory of them."""
+
+    env: EnvState  # [B]
+    carry: Carry  # [B] or ()
+    episode: EpisodeStats  # [B] running sums of the current episodes
+    env_step: Array  # [] int32, environment steps made by all B together
+
+
+def start(algorithm: Algorithm, env: Env, state: Any, key: Key, env_count: int) -> Actors:
+    """Reset `env_count` environments."""
+    keys = jax.random.split(jax.random.fold_in(key, _RESET), env_count)
+    return Actors(
+        env=jax.vmap(env.reset)(keys),
+        carry=algorithm.initial_carry(state, env_count),
+        episode=_no_episodes(env_count),
+        env_step=jnp.zeros((), jnp.int32),
+    )
+
+
+def rollout(
+    algorithm: Algorithm, env: Env, state: Any, actors: Actors, key: Key, length: int, *, explore: bool
+) -> tuple[Actors, Transition, EpisodeStats]:
+    """Act `length` steps in every environment.
+
+    Keys fold in the environment step, so a rollout of T equals two of T / 2 with the same key.
+
+    Returns:
+      The environments afterwards; transitions [T, B]; statistics [T, B], of which only the rows where an episode
+      ended are `finished`.
+    """
+
+    def step(actors: Actors, _: None) -> tuple[Actors, tuple[Transition, EpisodeStats]]:
+        actors, transition, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
+        return actors, (transition, episode)
+
+    actors, (transitions, episodes) = jax.lax.scan(step, actors, None, length)
+    return actors, transitions, episodes
+
+
+def act_and_step(
+    algorithm: Algorithm, env: Env, state: Any, actors: Actors, key: Key, *, explore: bool
+) -> tuple[Actors, Transition, EpisodeStats]:
+    """One step of every environment: the only place where a `Transition` is made from an `EnvState`."""
+    env_count = actors.env.reward.shape[0]
+    key = jax.random.fold_in(key, actors.env_step)
+    act_key, step_key = jax.random.fold_in(key, _ACT), jax.random.fold_in(key, _STEP)
+    observation = actors.env.observation
+    action, carry, extras = algorithm.act(state, observation, act_key, actors.carry, explore=explore)
+    after = jax.vmap(env.step)(actors.env, action, jax.random.split(step_key, env_count))
+    last = after.terminated | after.truncated
+    transition = Transition(
+        observation=observation,
+        action=action,
+        reward=after.reward,
+        cost=after.cost,
+        discount=1.0 - after.terminated.astype(jnp.float32),
+        last=last.astype(jnp.float32),
+        next_observation=after.final_observation,
+        extras=extras,
+    )
+    carry = algorithm.advance(carry, transition)
+    carry = _where(last, algorithm.initial_carry(state, env_count), carry)
+    episode = EpisodeStats(
+        actors.episode.episode_return + after.reward,
+        actors.episode.episode_cost + after.cost,
+        actors.episode.length + 1,
+        last,
+    )
+    running = _where(last, _no_episodes(env_count), episode._replace(finished=jnp.zeros_like(last)))
+    return Actors(after, carry, running, actors.env_step + env_count), transition, episode
+
+
+def evaluate(
+    algorithm: Algorithm, env: Env, state: Any, key: Key, episode_count: int, *, explore: bool = False
+) -> EpisodeStats:
+    """Play `episode_count` episodes side by side, deterministically unless `explore`.
+
+    Returns:
+      [episode_count] statistics of the first episode of every environment.
+    """
+    actors = start(algorithm, env, state, key, episode_count)
+
+    def step(carry: tuple[Actors, EpisodeStats], _: None) -> tuple[tuple[Actors, EpisodeStats], None]:
+        actors, first = carry
+        actors, _, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
+        ended = episode.finished & ~first.finished
+        return (actors, _where(ended, episode, first)), None
+
+    (_, first), _ = jax.lax.scan(step, (actors, _no_episodes(episode_count)), None, env.episode_length)
+    return first
+
+
+def _no_episodes(count: int) -> EpisodeStats:
+    zeros = jnp.zeros((count,), jnp.float32)
+    return EpisodeStats(zeros, zeros, jnp.zeros((count,), jnp.int32), jnp.zeros((count,), bool))
+
+
+def _where(rows: Array, chosen: Any, otherwise: Any) -> Any:
+    """Row-wise choice between two trees with a leading axis [B]."""
+
+    def pick(yes: Array, no: Array) -> Array:
+        return jnp.where(rows.reshape(rows.shape + (1,) * (yes.ndim - 1)), yes, no)
+
+    return jax.tree.map(pick, chosen, otherwise)

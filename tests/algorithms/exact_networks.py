@@ -1,0 +1,133 @@
+"""Networks small enough for exact answers: tables over one-hot states, and actors whose draws are known.
+
+Each is a frozen dataclass with `init` and `apply`, as an algorithm's `Networks` takes. Shapes: E critics,
+S states, A actions, B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safejax.networks.distributions import Categorical
+
+
+@dataclass(frozen=True)
+class Table:
+    """Critics [E, S, A]: observation [..., >= S] (one-hot first), int32 action [...] -> [E, ...]."""
+
+    critics: int
+    states: int
+    actions: int
+
+    def init(self, key: Any, *inputs: Any) -> Any:
+        return 0.1 * jax.random.normal(key, (self.critics, self.states, self.actions))
+
+    def apply(self, params: Any, observation: Any, action: Any) -> Any:
+        rows = jnp.einsum("esa,...s->e...a", params, observation[..., : self.states])
+        return jnp.sum(rows * jax.nn.one_hot(action, self.actions), axis=-1)
+
+
+@dataclass(frozen=True)
+class StateTable:
+    """Values [S]: observation [..., S] -> [...]."""
+
+    states: int
+
+    def init(self, key: Any, *inputs: Any) -> Any:
+        return 0.1 * jax.random.normal(key, (self.states,))
+
+    def apply(self, params: Any, observation: Any) -> Any:
+        return observation @ params
+
+
+@dataclass(frozen=True)
+class LogitTable:
+    """Log-probabilities [S, A], uniform at first: observation [..., S] -> `Categorical`."""
+
+    states: int
+    actions: int
+
+    def init(self, key: Any, *inputs: Any) -> Any:
+        return jnp.zeros((self.states, self.actions))
+
+    def apply(self, params: Any, observation: Any) -> Any:
+        return Categorical(observation @ params)
+
+
+class Planned(NamedTuple):
+    """A categorical law whose draw was planned."""
+
+    logits: Any
+    action: Any
+
+    def sample(self, key: Any) -> Any:
+        del key
+        return self.action
+
+    def log_prob(self, action: Any) -> Any:
+        return Categorical(self.logits).log_prob(action)
+
+    def sample_and_log_prob(self, key: Any) -> Any:
+        return self.sample(key), self.log_prob(self.action)
+
+
+@dataclass(frozen=True)
+class PlannedActor:
+    """The policy given as rows [S, A]; the last entry of an observation [..., S + 1] is the action drawn.
+
+    A batch that lists every action as often as its probability asks makes expectations exact.
+    """
+
+    policy: tuple[tuple[float, ...], ...]
+
+    def init(self, key: Any, *inputs: Any) -> Any:
+        return jnp.log(jnp.array(self.policy))
+
+    def apply(self, params: Any, observation: Any) -> Any:
+        return Planned(observation[..., :-1] @ params, observation[..., -1].astype(jnp.int32))
+
+
+class FixedNoise(NamedTuple):
+    """tanh(mean + std * noise) with a noise [B, A] that no key changes."""
+
+    mean: Any
+    log_std: Any
+
+    def _noise(self) -> Any:
+        return jnp.asarray(np.sin(1.0 + 1.7 * np.arange(self.mean.size)).reshape(self.mean.shape), "float32")
+
+    def sample(self, key: Any) -> Any:
+        return self.sample_and_log_prob(key)[0]
+
+    def sample_and_log_prob(self, key: Any) -> Any:
+        del key
+        noise = self._noise()
+        action = jnp.tanh(self.mean + jnp.exp(self.log_std) * noise)
+        normal = -0.5 * noise**2 - self.log_std - 0.5 * np.log(2 * np.pi)
+        return action, jnp.sum(normal - jnp.log(1.0 - action**2), axis=-1)
+
+
+@dataclass(frozen=True)
+class FixedNoiseActor:
+    """A linear actor with `FixedNoise`: draws do not depend on keys, so tests need not split any."""
+
+    actions: int
+    log_std: float = -1.0
+
+    def init(self, key: Any, observation: Any) -> Any:
+        weights = 0.5 * jax.random.normal(key, (observation.shape[-1], self.actions))
+        return {"weights": weights, "log_std": jnp.full((self.actions,), self.log_std)}
+
+    def apply(self, params: Any, observation: Any) -> Any:
+        mean = observation @ params["weights"]
+        return FixedNoise(mean, jnp.broadcast_to(params["log_std"], mean.shape))
+
+
+def one_hot(states: Any, count: int) -> Any:
+    """[B] integers -> [B, count] float32."""
+    return jnp.asarray(np.eye(count, dtype=np.float32)[np.asarray(states)])

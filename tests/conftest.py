@@ -1,0 +1,18 @@
+"""What has to be set before anything imports JAX or matplotlib."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# the sharding tests compare four devices with one
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=4".strip()
+
+# a script's folder is on the path when it runs; here too, so that tests import `report` as the scripts do
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -1,0 +1,97 @@
+"""To brax and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safejax import envs
+from safejax.envs.adapters import from_brax, to_brax
+
+LENGTH, COUNT = 5, 3
+
+
+def shape_and_type(leaf):
+    return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)  # keys have none
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return envs.make("ball_circle", "mujoco")
+
+
+def test_brax_wrappers_own_the_episode(ours):
+    env = to_brax(ours)
+    from brax.envs import training
+
+    assert (env.observation_size, env.action_size) == (8, 2)
+    wrapped = training.wrap(env, episode_length=LENGTH)
+    reset, step = jax.jit(wrapped.reset), jax.jit(wrapped.step)
+    state = first = reset(jax.random.split(jax.random.PRNGKey(0), COUNT))  # the wrapper wants raw keys
+    actions = jnp.full((COUNT, 2), 0.5)
+    for index in range(1, LENGTH + 2):
+        before = state
+        state = step(state, actions)
+        ended = index == LENGTH
+        np.testing.assert_array_equal(state.done, np.full(COUNT, float(ended)))
+        np.testing.assert_array_equal(state.info["truncation"], state.done)
+        if ended:
+            np.testing.assert_array_equal(state.obs, first.obs)
+        assert state.info["cost"].shape == (COUNT,)
+        assert (state.info["key"] != before.info["key"]).any()
+    assert jax.tree.structure(state) == jax.tree.structure(first)
+    ours.check()
+
+
+def test_costs_and_termination_reach_brax(ours):
+    env = to_brax(ours)
+    state, step = env.reset(jax.random.key(1)), jax.jit(env.step)
+    for _ in range(40):
+        state = step(state, jnp.array([1.0, 0.0]))
+    assert float(state.obs[0]) > 0.6
+    assert float(state.info["cost"]) == 1.0
+    assert float(state.metrics["cost"]) == 1.0
+    assert float(state.done) == 0.0
+    with pytest.raises(ValueError, match="continuous"):
+        to_brax(ours._replace(discrete=True, name="grid"))
+
+
+def test_there_and_back_is_the_same_environment(ours):
+    back = from_brax(to_brax(ours), episode_length=LENGTH)
+    assert (back.action_size, back.episode_length) == (2, LENGTH)
+    assert back.observation_spec.shape == (8,)
+    keys = jax.random.split(jax.random.key(2), COUNT)
+    state = jax.vmap(back.reset)(keys)
+    shapes = jax.tree.map(shape_and_type, state)
+    inner = state.physics.pipeline_state
+    step, inner_step = jax.jit(jax.vmap(back.step)), jax.jit(jax.vmap(ours.step))
+    actions = jnp.full((COUNT, 2), 1.5)
+    for index in range(1, LENGTH + 2):
+        state = step(state, actions, keys)
+        assert jax.tree.map(shape_and_type, state) == shapes
+        np.testing.assert_array_equal(state.truncated, np.full(COUNT, index == LENGTH))
+        if index <= LENGTH:
+            inner = inner_step(inner, jnp.ones((COUNT, 2)), keys)
+            np.testing.assert_allclose(state.final_observation, inner.observation, atol=1e-6)
+            np.testing.assert_allclose(state.cost, inner.cost)
+        if index == LENGTH:
+            assert np.abs(state.observation - state.final_observation).max() > 0.01
+            np.testing.assert_array_equal(state.steps, np.zeros(COUNT, int))
+
+
+def test_a_brax_environment_needs_a_cost():
+    to_brax(envs.make("ball_circle", "mujoco"))  # imports brax quietly
+    from brax.envs.fast import Fast
+
+    class Slow(Fast):
+        """brax's toy, whose observation counts its steps."""
+
+    with pytest.raises(ValueError, match=r"Slow has no info\['cost'\]"):
+        from_brax(Slow())
+    env = from_brax(Slow(), lambda state: state.obs[0], episode_length=3, name="slow")
+    state = jax.jit(env.reset)(jax.random.key(0))
+    for _ in range(3):
+        state = jax.jit(env.step)(state, jnp.zeros(env.action_size), jax.random.key(1))
+    assert env.name == "slow"
+    assert state.truncated
+    assert state.cost.dtype == jnp.float32

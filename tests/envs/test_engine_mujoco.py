@@ -1,0 +1,171 @@
+"""The host engine: purity, batching, saved states, faults. Fixtures compile once per module."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safejax import envs
+from safejax.envs.engines.mujoco import make_engine
+from safejax.envs.wrappers import build
+
+TASK = envs.task("ball_circle")
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def env():
+    # a short episode, so that resets fall inside the runs
+    return build(TASK._replace(episode_length=5), make_engine(TASK))
+
+
+def loop(env, seed_key, env_count, steps=STEPS):
+    reset_key, action_key, step_key = jax.random.split(seed_key, 3)
+    state = jax.vmap(env.reset)(jax.random.split(reset_key, env_count))
+    actions = jax.random.uniform(action_key, (steps, env_count, 2), minval=-1.2, maxval=1.2)
+
+    def step(state, inputs):
+        action, key = inputs
+        state = jax.vmap(env.step)(state, action, jax.random.split(key, env_count))
+        return state, state
+
+    return jax.lax.scan(step, state, (actions, jax.random.split(step_key, steps)))[1]
+
+
+def assert_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_scan_and_vmap_under_jit_equal_a_python_loop(env):
+    key, count = jax.random.key(0), 3
+    scanned = jax.jit(lambda key: loop(env, key, count))(key)
+    reset_key, action_key, step_key = jax.random.split(key, 3)
+    actions = jax.random.uniform(action_key, (STEPS, count, 2), minval=-1.2, maxval=1.2)
+    step_keys = [jax.random.split(key, count) for key in jax.random.split(step_key, STEPS)]
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    for index, key in enumerate(jax.random.split(reset_key, count)):
+        state = reset(key)
+        for time in range(STEPS):
+            state = step(state, actions[time, index], step_keys[time][index])
+            expected = jax.tree.map(lambda leaf, t=time, i=index: leaf[t, i], scanned)
+            # physics bit for bit; XLA may round rewards differently in another program
+            assert_equal(state.physics, expected.physics)
+            for ours, theirs in zip(state[1:], expected[1:], strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    env.check()
+
+
+def test_nested_vmaps_equal_separate_runs_bit_for_bit(env):
+    keys = jax.random.split(jax.random.key(1), 3)
+    together = jax.jit(jax.vmap(lambda key: loop(env, key, 4)))(keys)
+    one = jax.jit(lambda key: loop(env, key, 4))
+    separate = jax.tree.map(lambda *leaves: np.stack(leaves), *[one(key) for key in keys])
+    assert_equal(together, separate)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(env):
+    key = jax.random.key(2)
+    one_thread = build(TASK._replace(episode_length=5), make_engine(TASK, thread_count=1))
+    two_threads = build(TASK._replace(episode_length=5), make_engine(TASK, thread_count=2))
+    one, two = (jax.jit(lambda key, env=env: loop(env, key, 16))(key) for env in (one_thread, two_threads))
+    assert_equal(one, two)
+
+
+def test_rows_restored_from_numpy_continue_bit_for_bit(env):
+    keys = jax.random.split(jax.random.key(3), 4)
+    step = jax.jit(jax.vmap(env.step))
+    state = jax.vmap(env.reset)(keys)
+    for _ in range(2):
+        state = step(state, jnp.full((4, 2), 0.7), keys)
+    saved = jax.tree.map(np.array, state)
+    other_step = jax.jit(jax.vmap(build(TASK._replace(episode_length=5), make_engine(TASK, thread_count=1)).step))
+    continued = [state := step(state, jnp.full((4, 2), -0.3), keys) for _ in range(2)]
+    state = jax.tree.map(jnp.asarray, saved)
+    again = [state := other_step(state, jnp.full((4, 2), -0.3), keys) for _ in range(2)]
+    assert_equal(continued, again)
+    # float32 views alone would not do: the rows hold more
+    rounded = np.asarray(saved.physics.rows).view(np.float64).astype(np.float32).astype(np.float64)
+    assert (rounded != np.asarray(saved.physics.rows).view(np.float64)).any()
+
+
+def test_a_step_without_episode_ends_starts_nothing():
+    engine = make_engine(TASK)
+    env = build(TASK._replace(episode_length=5), engine)
+    host = engine.check.__self__
+    state = jax.vmap(env.reset)(jax.random.split(jax.random.key(4), 6))
+    assert host.starts == 6
+    step = jax.jit(jax.vmap(env.step))
+    keys = jax.random.split(jax.random.key(5), 6)
+    state = state._replace(steps=jnp.arange(6, dtype=jnp.int32) % 3)
+    started = []
+    for _ in range(5):
+        state = step(state, jnp.zeros((6, 2)), keys)
+        jax.block_until_ready(state)
+        started.append(host.starts - 6)
+    assert started == [0, 0, 2, 4, 6]
+
+
+def test_a_nan_action_is_kept_for_check_and_spoils_only_its_own_row(env, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = jax.random.split(jax.random.key(6), 3)
+    state = jax.vmap(env.reset)(keys)
+    step = jax.jit(jax.vmap(env.step))
+    actions = jnp.zeros((3, 2)).at[1, 0].set(jnp.nan)
+    state = step(state, actions, keys)
+    lost = ~np.isfinite(state.observation).all(axis=-1)
+    np.testing.assert_array_equal(lost, [False, True, False])
+    assert np.isnan(state.reward[1])
+    with pytest.raises(FloatingPointError, match=r"^ball_circle: state of simulation 1 .*\[nan, 0.0\] \(1 of 3"):
+        env.check()
+    env.check()  # raised once
+    # the row stays lost until its episode ends, and says so again
+    state = step(state, jnp.zeros((3, 2)), keys)
+    assert np.isnan(state.observation[1]).all()
+    with pytest.raises(FloatingPointError):
+        env.check()
+    for _ in range(3):
+        state = step(state, jnp.zeros((3, 2)), keys)
+    assert np.isfinite(state.observation).all()
+    with pytest.raises(FloatingPointError):
+        env.check()
+    assert not list(tmp_path.iterdir())  # MuJoCo would have written a log
+
+
+def test_an_exception_inside_the_callback_waits_for_check():
+    def broken(qpos, qvel, action):
+        raise ArithmeticError("no force today")
+
+    env = build(TASK, make_engine(TASK._replace(applied_force=broken)))
+    state = env.reset(jax.random.key(0))
+    state = jax.block_until_ready(jax.jit(env.step)(state, jnp.zeros(2), jax.random.key(1)))
+    assert np.isnan(state.observation).all()
+    with pytest.raises(ArithmeticError, match="no force today"):
+        env.check()
+
+
+def test_states_keep_structure_shapes_and_types(env):
+    key = jax.random.key(0)
+    reset = jax.eval_shape(env.reset, key)
+    step = jax.eval_shape(env.step, reset, jax.ShapeDtypeStruct((2,), jnp.float32), key)
+    assert jax.tree.structure(reset) == jax.tree.structure(step)
+    for before, after in zip(jax.tree.leaves(reset), jax.tree.leaves(step), strict=True):
+        assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
+    for state in (reset, step):
+        assert (state.observation.shape, state.observation.dtype) == ((8,), jnp.float32)
+        scalars = ("reward", "cost", "terminated", "truncated", "steps")
+        types = ("float32", "float32", "bool", "bool", "int32")
+        for name, dtype in zip(scalars, types, strict=True):
+            leaf = getattr(state, name)
+            assert (leaf.shape, leaf.dtype, leaf.weak_type) == ((), dtype, False), name
+    assert env.observation_spec.shape == (8,)
+
+
+def test_the_view_is_current_at_the_new_state(env):
+    state = jax.jit(env.step)(env.reset(jax.random.key(0)), jnp.ones(2), jax.random.key(1))
+    engine = make_engine(TASK)
+    view = engine.view(state.physics)
+    np.testing.assert_allclose(view.xpos[1], view.qpos[:3], atol=1e-7)
+    np.testing.assert_allclose(jnp.linalg.norm(view.xquat[1]), 1, atol=1e-6)
+    assert math.prod(state.physics.rows.shape) % 2 == 0

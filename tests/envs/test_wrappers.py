@@ -1,0 +1,85 @@
+"""Time limit and auto reset, on a toy engine whose physics is a counter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safejax.envs.engines.base import Engine
+from safejax.envs.tasks import Task, View
+from safejax.envs.wrappers import build
+
+LENGTH = 4
+
+
+def view_of(position):
+    nothing = jnp.zeros((0,))
+    return View(position[None], jnp.zeros((1,)), nothing, nothing, nothing)
+
+
+TASK = Task(
+    name="counter",
+    model="",
+    substeps=1,
+    episode_length=LENGTH,
+    observation_size=1,
+    action_size=1,
+    initialize=lambda key: (jax.random.uniform(key, (1,), maxval=0.5), jnp.zeros(1)),
+    observe=lambda view: view.qpos,
+    reward=lambda before, after, action: after.qpos[..., 0] - before.qpos[..., 0] + 10 * action[..., 0],
+    cost=lambda view: view.qpos[..., 0],
+    terminated=lambda view: view.qpos[..., 0] > 100,
+)
+ENGINE = Engine(
+    start=lambda needed, qpos, qvel: jnp.where(needed, qpos[0], -1.0),
+    step=lambda physics, action: physics + jnp.clip(action[0], -1, 1),
+    view=view_of,
+)
+ENV = build(TASK, ENGINE)
+
+
+def run(actions, key=0):
+    """States after reset and after each of `actions`."""
+    states = [ENV.reset(jax.random.key(key))]
+    for index, action in enumerate(actions):
+        states.append(ENV.step(states[-1], jnp.array([action]), jax.random.key(100 + index)))
+    return states
+
+
+def test_truncation_keeps_the_last_observation_and_starts_a_fresh_episode():
+    states = run([1.0] * (LENGTH + 1))
+    first = float(states[0].observation[0])
+    for index in range(1, LENGTH):
+        np.testing.assert_allclose(states[index].observation, first + index, rtol=1e-6)
+        np.testing.assert_array_equal(states[index].observation, states[index].final_observation)
+        assert int(states[index].steps) == index
+        assert not states[index].truncated
+    last = states[LENGTH]
+    assert last.truncated
+    assert not last.terminated
+    np.testing.assert_allclose(last.final_observation, first + LENGTH, rtol=1e-6)
+    np.testing.assert_allclose(last.cost, first + LENGTH, rtol=1e-6)  # of the step made, not of the fresh state
+    np.testing.assert_allclose(last.reward, 11, rtol=1e-6)
+    fresh = TASK.initialize(jax.random.key(100 + LENGTH - 1))[0]
+    np.testing.assert_array_equal(last.observation, fresh)  # drawn from the step's key
+    assert int(last.steps) == 0
+    assert float(last.observation[0]) != first
+    after = states[LENGTH + 1]
+    np.testing.assert_allclose(after.observation, fresh + 1, rtol=1e-6)
+    assert int(after.steps) == 1
+    assert not after.truncated
+
+
+def test_termination_wins_over_truncation():
+    state = ENV.reset(jax.random.key(0))._replace(physics=jnp.float32(100.5), steps=jnp.int32(LENGTH - 1))
+    state = ENV.step(state, jnp.array([0.0]), jax.random.key(1))
+    assert state.terminated
+    assert not state.truncated
+    assert float(state.final_observation[0]) == 100.5
+    assert float(state.observation[0]) < 1
+    assert int(state.steps) == 0
+
+
+def test_tasks_see_the_action_as_given_and_engines_a_fresh_state_only_where_needed():
+    states = run([3.0])
+    np.testing.assert_allclose(states[1].reward, 31, rtol=1e-6)  # moved 1, and 10 times the unclipped 3
+    assert float(states[1].observation[0]) > 0  # not the -1 of an unneeded start

@@ -1,0 +1,314 @@
+"""One battery over every algorithm: add a line to `CASES` and the method is held to the shape.
+
+Bitwise: resume, chunking, donation. To rtol 1e-4: jit against no jit, vmap against single runs, devices.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_algorithms
+
+from safejax import checkpoint
+from safejax.algorithms import MODULES, bc, cpq, iql, marvel, ppo_lag, sac_lag
+from safejax.data.dataset import from_arrays
+from safejax.training import train_offline
+from safejax.types import Algorithm, EpisodeStats, Transition
+
+OBSERVATION, ACTION, ROWS, BATCH = 3, 2, 64, 8
+HIDDEN = (8,)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method, small."""
+
+    make: Callable[[], Algorithm]
+    uses_reward: bool = True  # a NaN reward must show in its metrics
+    is_discrete: bool = False
+
+
+CASES = {
+    "bc": Case(lambda: bc.make(networks=bc.default_networks(ACTION, HIDDEN)), uses_reward=False),
+    "iql": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN))),
+    "iql_squashed": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, squash=True))),
+    "cpq": Case(lambda: cpq.make(networks=cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
+    "cpq_push_up": Case(lambda: cpq.make(cpq.Config(push_up=True), cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
+    "ppo_lag": Case(
+        lambda: ppo_lag.make(ppo_lag.Config(epoch_count=2, minibatch_count=2), ppo_lag.default_networks(ACTION, HIDDEN))
+    ),
+    "sac_lag": Case(lambda: sac_lag.make(networks=sac_lag.default_networks(ACTION, HIDDEN))),
+    "marvel_alignment": Case(lambda: marvel.make_alignment(networks=marvel.default_networks(ACTION, HIDDEN))),
+    "marvel_finetuning": Case(lambda: marvel.make_finetuning(networks=marvel.default_networks(ACTION, HIDDEN))),
+    "toy_on_policy": Case(lambda: toy_algorithms.on_policy(ACTION)),
+    "toy_recurrent": Case(lambda: toy_algorithms.recurrent(ACTION)),
+    "toy_return_conditioned": Case(lambda: toy_algorithms.return_conditioned(ACTION)),
+    "toy_discrete": Case(lambda: toy_algorithms.discrete(ACTION), is_discrete=True),
+}
+
+
+def transitions(leading: tuple[int, ...], *, discrete: bool, seed: int = 0) -> Transition:
+    """Random rows with ends of both kinds."""
+    random = np.random.default_rng(seed)
+    terminated = random.random(leading) < 0.1
+    last = terminated | (random.random(leading) < 0.1)
+
+    def normal(*shape):
+        return jnp.asarray(random.normal(size=(*leading, *shape)), jnp.float32)
+
+    action = jnp.tanh(normal(ACTION))
+    return Transition(
+        observation=normal(OBSERVATION),
+        action=jnp.asarray(random.integers(0, ACTION, leading), jnp.int32) if discrete else action,
+        reward=normal(),
+        cost=jnp.asarray(random.random(leading) < 0.3, jnp.float32),
+        discount=jnp.asarray(1.0 - terminated, jnp.float32),
+        last=jnp.asarray(last, jnp.float32),
+        next_observation=normal(OBSERVATION),
+    )
+
+
+def batch_of(case: Case, algorithm: Algorithm, seed: int = 0) -> Transition:
+    """A batch of the kind that the algorithm declares."""
+    kind = algorithm.batch.kind
+    leading = {"fresh": (4, 8), "sequence": (BATCH, algorithm.batch.length)}.get(kind, (BATCH,))
+    batch = transitions(leading, discrete=case.is_discrete, seed=seed)
+    if kind == "fresh":
+        extras = {"raw_action": 1.2 * batch.action, "log_prob": -jnp.ones(leading)}
+        batch = batch._replace(extras=extras)
+    return batch
+
+
+@functools.cache
+def prepared(name: str):
+    """(case, algorithm, example, jitted init, jitted update): compiled once for all tests of a method."""
+    case = CASES[name]
+    algorithm = case.make()
+    example = jax.tree.map(lambda leaf: leaf[0], transitions((1,), discrete=case.is_discrete))
+    return case, algorithm, example, jax.jit(algorithm.init), jax.jit(algorithm.update)
+
+
+names = pytest.mark.parametrize("name", CASES)
+
+
+def test_every_method_of_the_table_has_a_case():
+    for name in MODULES:
+        assert any(case == name or case.startswith(f"{name}_") for case in CASES), name
+
+
+@names
+def test_shapes_dtypes_and_weak_types_are_stable(name):
+    case, algorithm, example, init, update = prepared(name)
+    state = init(jax.random.key(0), example)
+    after, metrics = update(state, batch_of(case, algorithm), jax.random.key(1))
+    avals = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type))
+    assert avals(after) == avals(state)
+    assert state.step.dtype == jnp.int32
+    assert int(after.step) == int(state.step) + 1
+    assert all(jnp.ndim(value) == 0 for value in metrics.values())
+    chex.assert_tree_all_finite((after, metrics))
+
+
+@names
+def test_one_trace_serves_every_step(name):
+    case, algorithm, example, init, _ = prepared(name)
+
+    def update(state, batch, key):
+        return algorithm.update(state, batch, key)
+
+    chex.clear_trace_counter()  # it counts by source line, and every method passes here
+    traced = jax.jit(chex.assert_max_traces(update, n=1))
+    state = init(jax.random.key(0), example)
+    for index in range(3):
+        state, _ = traced(state, batch_of(case, algorithm, index), jax.random.key(index))
+
+
+@names
+def test_jit_equals_no_jit(name):
+    case, algorithm, example, init, update = prepared(name)
+    state = init(jax.random.key(0), example)
+    batch, key = batch_of(case, algorithm), jax.random.key(1)
+    with jax.disable_jit():
+        plain = algorithm.update(state, batch, key)
+    # Adam turns a sign of rounding noise into a step of the learning rate where a gradient is all but zero.
+    chex.assert_trees_all_close(update(state, batch, key), plain, rtol=1e-4, atol=1e-5)
+
+
+@names
+def test_vmapped_seeds_equal_single_runs(name):
+    case, algorithm, example, init, update = prepared(name)
+    keys = jax.random.split(jax.random.key(3), 2)
+    batch = batch_of(case, algorithm)
+    states = jax.vmap(algorithm.init, in_axes=(0, None))(keys, example)
+    together, _ = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, 0)))(states, batch, keys)
+    for row, key in enumerate(keys):
+        alone, _ = update(init(key, example), batch, key)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, row=row: leaf[row], together), alone, rtol=1e-4, atol=1e-5
+        )
+
+
+@names
+def test_a_donated_state_gives_the_same(name):
+    case, algorithm, example, init, update = prepared(name)
+    batch, key = batch_of(case, algorithm), jax.random.key(1)
+    expected = update(init(jax.random.key(0), example), batch, key)
+    donated = jax.jit(algorithm.update, donate_argnums=0)(init(jax.random.key(0), example), batch, key)
+    chex.assert_trees_all_equal(donated, expected)
+
+
+@names
+def test_save_restore_continue_equals_uninterrupted(name, tmp_path):
+    case, algorithm, example, init, update = prepared(name)
+    key = jax.random.key(1)
+    state, _ = update(init(jax.random.key(0), example), batch_of(case, algorithm), key)
+    checkpoint.save(tmp_path / "state", state)
+    restored = checkpoint.restore(tmp_path / "state", jax.eval_shape(algorithm.init, key, example))
+    chex.assert_trees_all_equal(restored, state)
+    second = batch_of(case, algorithm, 1)
+    chex.assert_trees_all_equal(update(restored, second, key), update(state, second, key))
+
+
+@names
+def test_two_chunks_equal_one(name):
+    case, algorithm, example, init, _ = prepared(name)
+    if algorithm.batch.kind == "fresh":
+        pytest.skip("on-policy: the online loop's test covers it")
+    rows = transitions((ROWS,), discrete=case.is_discrete)
+    dataset = from_arrays(
+        rows.observation,
+        rows.action,
+        rows.reward,
+        rows.cost,
+        terminals=rows.discount == 0,
+        timeouts=(rows.last > 0) & (rows.discount > 0),
+        next_observations=rows.next_observation,
+    )
+    train = jax.jit(functools.partial(train_offline, algorithm, batch_size=BATCH), static_argnames="step_count")
+    start, key = init(jax.random.key(0), example), jax.random.key(5)
+    whole, _ = train(start, dataset, key, step_count=4)
+    half, _ = train(start, dataset, key, step_count=2)
+    half, _ = train(half, dataset, key, step_count=2)
+    chex.assert_trees_all_equal(half, whole)
+
+
+@names
+def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
+    case, algorithm, example, init, _ = prepared(name)
+    state = init(jax.random.key(0), example)
+    observation = 10.0 * transitions((5,), discrete=False).observation
+    carry = algorithm.initial_carry(state, 5)
+    first, after, _ = algorithm.act(state, observation, jax.random.key(1), carry)
+    again, _, _ = algorithm.act(state, observation, jax.random.key(2), carry)
+    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, carry)
+    drawn, _, extras = algorithm.act(state, observation, jax.random.key(2), carry, explore=True)
+    chex.assert_equal_shape([drawn, first])
+    assert all(value.shape[0] == 5 for value in extras.values())
+    if case.is_discrete:
+        assert drawn.dtype == jnp.int32
+        assert set(np.asarray(drawn)) <= set(range(ACTION))
+    else:
+        assert float(jnp.max(jnp.abs(jnp.stack([first, drawn])))) <= 1.0
+        assert not np.array_equal(drawn, first)
+
+
+@names
+def test_four_devices_equal_one(name):
+    case, algorithm, example, init, update = prepared(name)
+    batch, key = batch_of(case, algorithm), jax.random.key(1)
+    expected = update(init(jax.random.key(0), example), batch, key)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (
+        jax.sharding.NamedSharding(mesh, spec)
+        for spec in (jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec())
+    )
+    state = jax.device_put(init(jax.random.key(0), example), whole)
+    spread = jax.jit(algorithm.update)(state, jax.device_put(batch, rows), jax.device_put(key, whole))
+    chex.assert_trees_all_close(jax.device_get(spread), jax.device_get(expected), rtol=1e-4, atol=1e-5)
+
+
+@names
+def test_a_nan_reward_shows_in_the_metrics(name):
+    case, algorithm, example, init, update = prepared(name)
+    if not case.uses_reward or name in ("toy_return_conditioned",):
+        pytest.skip("does not learn from rewards")
+    batch = batch_of(case, algorithm)
+    _, metrics = update(
+        init(jax.random.key(0), example),
+        batch._replace(reward=batch.reward.at[(0,) * batch.reward.ndim].set(math.nan)),
+        jax.random.key(1),
+    )
+    assert any(bool(jnp.isnan(value)) for value in metrics.values())
+
+
+@names
+def test_every_update_exports_for_tpu_and_cuda_without_callbacks(name):
+    case, algorithm, example, init, _ = prepared(name)
+    arguments = (init(jax.random.key(0), example), batch_of(case, algorithm), jax.random.key(1))
+    exported = jax.export.export(jax.jit(algorithm.update), platforms=("tpu", "cuda"))(*arguments)
+    targets = re.findall(r"custom_call @(\w+)", exported.mlir_module())
+    assert not [target for target in targets if "callback" in target]
+
+
+@pytest.mark.parametrize("name", ["ppo_lag", "sac_lag", "marvel_finetuning"])
+def test_adapt_moves_the_multiplier_only_when_an_episode_finished(name):
+    _, algorithm, example, init, _ = prepared(name)
+    state = init(jax.random.key(0), example)
+    cost = jnp.array([100.0, 60.0, 1e6])
+    episodes = EpisodeStats(cost, cost, jnp.ones(3, jnp.int32), jnp.array([True, True, False]))
+    none = episodes._replace(finished=jnp.zeros(3, bool))
+    chex.assert_trees_all_equal(algorithm.adapt(state, none), state)
+    adapted = algorithm.adapt(state, episodes)
+    assert float(adapted.multiplier.value) > 0.0
+    same_mean = episodes._replace(episode_cost=jnp.array([80.0, 80.0, 0.0]))
+    chex.assert_trees_all_close(algorithm.adapt(state, same_mean), adapted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sac_lag", "marvel_finetuning", "ppo_lag"])
+def test_costs_leave_the_reward_learner_alone_while_the_multiplier_is_zero(name):
+    case, algorithm, example, init, update = prepared(name)
+    batch, key = batch_of(case, algorithm), jax.random.key(1)
+    state = init(jax.random.key(0), example)
+    with_costs, _ = update(state, batch, key)
+    without, _ = update(state, batch._replace(cost=jnp.zeros_like(batch.cost)), key)
+    reward_parts = [field for field in ("actor", "critic", "value", "target_critic") if hasattr(state, field)]
+    for part in reward_parts:
+        chex.assert_trees_all_close(getattr(with_costs, part), getattr(without, part), rtol=1e-6)
+
+
+def test_alignment_moves_critics_only():
+    case, algorithm, example, init, update = prepared("marvel_alignment")
+    state = init(jax.random.key(0), example)
+    after, _ = update(state, batch_of(case, algorithm), jax.random.key(1))
+    for frozen in ("actor", "multiplier", "log_temperature"):
+        chex.assert_trees_all_equal(getattr(after, frozen), getattr(state, frozen))
+    for moved in ("critic", "cost_critic", "target_critic", "target_cost_critic"):
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_close(getattr(after, moved), getattr(state, moved), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "change"),
+    [
+        (bc, {"learning_rate": 0.0}),
+        (iql, {"expectile": 1.5}),
+        (cpq, {"cost_limit": -1.0}),
+        (cpq, {"candidate_count": 0}),
+        (ppo_lag, {"clip_range": -0.1}),
+        (sac_lag, {"discount_factor": 1.1}),
+    ],
+)
+def test_make_refuses_numbers_out_of_range_in_one_line(module, change):
+    with pytest.raises(ValueError, match=next(iter(change))) as caught:
+        module.make(module.Config(**change), action_size=2)
+    assert "\n" not in str(caught.value)
