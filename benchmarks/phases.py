@@ -109,7 +109,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         state, (_, episodes, transitions) = step(state, keys, jnp.asarray(chunks[index]))
         part = {name: np.asarray(getattr(transitions, name)) for name in fields}
         partial = folder / ".partial.npz"
-        np.savez(partial, **part)
+        np.savez(partial, allow_pickle=False, **part)
         os.replace(partial, folder / f"{index:04d}.npz")
         return state, {"limit": float(chunks[index][-1]), **_episode_record(episodes)}
 

@@ -123,10 +123,10 @@ class Row:
     """One method of the table. None, and what has no meaning without learning, is printed as "-"."""
 
     method: str
-    episode_return: ArrayLike  # [S], or [] without learning
-    episode_cost: ArrayLike  # [S], or [] without learning
-    steps_to_target: ArrayLike | None = None  # [S], inf where never reached
-    cumulative_cost: ArrayLike | None = None  # [S] cost units over the whole online run
+    episode_return: np.ndarray  # [S], or [] without learning
+    episode_cost: np.ndarray  # [S], or [] without learning
+    steps_to_target: np.ndarray | None = None  # [S], inf where never reached
+    cumulative_cost: np.ndarray | None = None  # [S] cost units over the whole online run
     learned: bool = True  # False: a number that no seed produced, such as the data set's best safe return
 
 
@@ -229,9 +229,9 @@ def _plain(value: Any) -> str:
 class Curve(NamedTuple):
     """Evaluations along the runs of one method."""
 
-    env_steps: ArrayLike  # [K], ascending
-    returns: ArrayLike  # [K, S] per episode
-    costs: ArrayLike  # [K, S] per episode
+    env_steps: np.ndarray  # [K], ascending
+    returns: np.ndarray  # [K, S] per episode
+    costs: np.ndarray  # [K, S] per episode
 
 
 def learning_curves(

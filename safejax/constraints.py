@@ -121,12 +121,13 @@ def pid(
     proportional_smoothing: Any = 0.9,
     derivative_smoothing: Any = 0.9,
     derivative_delay: int = 10,
+    initial: Any = 0.0,
     maximum: Any = jnp.inf,
     integral_maximum: Any = jnp.inf,
 ) -> Multiplier:
     """The PID controller of the multiplier.
 
-    With excess e_t = cost - cost_limit, n = derivative_delay and C_0 = P_0 = I_0 = 0:
+    With excess e_t = cost - cost_limit, n = derivative_delay, C_0 = P_0 = 0 and I_0 = initial:
 
         P_t = a_p P_{t-1} + (1 - a_p) e_t          C_t = a_d C_{t-1} + (1 - a_d) cost
         I_t = max(0, I_{t-1} + K_i e_t)            D_t = max(0, C_t - C_{max(0, t-n)})
@@ -141,6 +142,7 @@ def pid(
       integral_gain: [] >= 0, K_i, multiplier per cost unit and update.
       proportional_smoothing, derivative_smoothing: [] a_p and a_d, in [0, 1].
       derivative_delay: n >= 1 updates, a Python integer.
+      initial: [] >= 0, the integral and the multiplier before the first update.
       maximum, integral_maximum: [] >= 0, clamps on the multiplier and on I.
 
     Raises:
@@ -150,7 +152,8 @@ def pid(
     """
     gains = (proportional_gain, integral_gain, derivative_gain)
     smoothing = (proportional_smoothing, derivative_smoothing)
-    return _controller(gains, smoothing, derivative_delay, (maximum, integral_maximum), from_first_cost=False)
+    maxima = (maximum, integral_maximum)
+    return _controller(gains, smoothing, derivative_delay, maxima, initial, from_first_cost=False)
 
 
 def adaptive_pid(
@@ -161,6 +164,7 @@ def adaptive_pid(
     proportional_smoothing: Any = 0.9,
     derivative_smoothing: Any = 0.9,
     derivative_delay: int = 10,
+    initial: Any = 0.0,
     maximum: Any = jnp.inf,
     integral_maximum: Any = jnp.inf,
     proportional_rate: Any = 0.05,
@@ -192,7 +196,7 @@ def adaptive_pid(
     sends them to their floor in one update.
 
     Args:
-      proportional_gain, integral_gain, derivative_gain: [] >= 0, K0; see `pid`, also for the next five.
+      proportional_gain, integral_gain, derivative_gain: [] >= 0, K0; see `pid`, also for the next six.
       proportional_rate, integral_rate, derivative_rate: [] >= 0, per update; all 0 fixes the gains.
       gain_range: [] >= 1, the largest factor between a gain and its K0, either way.
       rule: "corrected" or "released".
@@ -210,10 +214,10 @@ def adaptive_pid(
     gains = (proportional_gain, integral_gain, derivative_gain)
     smoothing = (proportional_smoothing, derivative_smoothing)
     maxima, corrected = (maximum, integral_maximum), rule == "corrected"
-    controller = _controller(gains, smoothing, derivative_delay, maxima, from_first_cost=corrected)
+    controller = _controller(gains, smoothing, derivative_delay, maxima, initial, from_first_cost=corrected)
 
     def init() -> AdaptivePIDState:
-        return AdaptivePIDState(_scalar(0.0), jnp.ones(3, jnp.float32), controller.init())
+        return AdaptivePIDState(_scalar(initial), jnp.ones(3, jnp.float32), controller.init())
 
     def update(state: AdaptivePIDState, cost: Any, cost_limit: Any) -> AdaptivePIDState:
         inner = controller.update(state.controller, cost, cost_limit, state.gain_scales)
@@ -313,16 +317,18 @@ def reachability_target(violation: Array, next_value: Array, discount: Array, di
     return violation + discount * discount_factor * jnp.maximum(next_value - violation, 0.0)
 
 
-def _controller(gains: tuple, smoothing: tuple, derivative_delay: int, maxima: tuple, *, from_first_cost: bool) -> Any:
+def _controller(
+    gains: tuple, smoothing: tuple, derivative_delay: int, maxima: tuple, initial: Any, *, from_first_cost: bool
+) -> Any:
     """The recursion of `pid`; a fourth argument of its update holds factors [3] of the gains."""
-    names = ("proportional_gain", "integral_gain", "derivative_gain", "maximum", "integral_maximum")
-    _check_non_negative(**dict(zip(names, (*gains, *maxima), strict=True)))
+    names = ("proportional_gain", "integral_gain", "derivative_gain", "maximum", "integral_maximum", "initial")
+    _check_non_negative(**dict(zip(names, (*gains, *maxima, initial), strict=True)))
     check_range("proportional_smoothing", smoothing[0], 0.0, 1.0)
     check_range("derivative_smoothing", smoothing[1], 0.0, 1.0)
     check_range("derivative_delay", derivative_delay, 1)
 
     def init() -> PIDState:
-        value, integral, smoothed_excess, smoothed_cost = (_scalar(0.0) for _ in range(4))
+        value, integral, smoothed_excess, smoothed_cost = map(_scalar, (initial, initial, 0.0, 0.0))
         window, count = jnp.zeros(derivative_delay, jnp.float32), jnp.zeros((), jnp.int32)
         return PIDState(value, integral, smoothed_excess, smoothed_cost, window, count)
 

@@ -24,7 +24,7 @@ class MultiplierConfig:
 
     kind: str = "dual_ascent"  # or "pid", "adaptive_pid", "augmented_lagrangian"
     ticks: int = 1  # controller updates per call, with the same cost
-    initial: float = 0.0  # dual ascent and augmented Lagrangian: lambda at first
+    initial: float = 0.0  # lambda at first (PID: its integral)
     maximum: float = 100.0  # lambda never exceeds it
     learning_rate: float = 0.05  # dual ascent
     adam: bool = True  # dual ascent: Adam, or the plain step
@@ -53,7 +53,7 @@ def make_multiplier(config: MultiplierConfig) -> Multiplier:
     return multiplier(config.kind, **{name: getattr(config, name) for name in names})
 
 
-_PID = ("proportional_gain", "integral_gain", "derivative_gain", "maximum", "integral_maximum")
+_PID = ("proportional_gain", "integral_gain", "derivative_gain", "initial", "maximum", "integral_maximum")
 
 
 def adapt_multiplier(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -261,17 +262,10 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
     networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]))
     make = getattr(module, "make", None) or module.make_finetuning
     algorithm = make(config, networks)
-    scalar = np.zeros((), np.float32)
-    observation = np.zeros((about["observation_size"],), np.float32)
-    example = Transition(
-        observation,
-        np.zeros((about["action_size"],), np.float32),
-        scalar,
-        scalar,
-        scalar,
-        scalar,
-        observation,
-    )
+    scalar = jnp.zeros((), jnp.float32)
+    observation = jnp.zeros((about["observation_size"],), jnp.float32)
+    action = jnp.zeros((about["action_size"],), jnp.float32)
+    example = Transition(observation, action, scalar, scalar, scalar, scalar, observation)
     keys = jax.random.split(jax.random.key(0), seed_count)
     like = jax.eval_shape(jax.vmap(algorithm.init, in_axes=(0, None)), keys, example)
     state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
@@ -281,7 +275,7 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
         return algorithm.act(state, observation, key, explore=explore)[0]
 
     def act(observation: Any, key: Array | None = None) -> Array:
-        observation = jax.numpy.asarray(observation, jax.numpy.float32)
+        observation = jnp.asarray(observation, jnp.float32)
         rows = observation if observation.ndim > 1 else observation[None]
         action = batched(rows, jax.random.key(0) if key is None else key, key is not None)
         return action if observation.ndim > 1 else action[0]

@@ -193,12 +193,12 @@ def bind(
 def check_range(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
 ) -> None:
-    """Refuse a Config number outside [low, high], or (low, high] with `open_low`; traced values pass.
+    """Refuse a Config number outside [low, high], or (low, high] with `open_low`; arrays pass, traced or not.
 
     Raises:
       ValueError: one line with the name, the value and the range.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.Array):
         return
     if not (low < value if open_low else low <= value) or not value <= high:
         left = "(" if open_low else "["

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ class Networks(NamedTuple):
     actor: Network
     critic: Network
     cost_critic: Network
-    vae: ConditionalVAE
+    vae: Any  # ConditionalVAE, or a linen module with its `encode`
 
 
 class State(NamedTuple):
@@ -150,7 +150,8 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         outside_value = _outside_value(params, candidates, batch, config, networks)
         return fit - push_up_weight * outside_value, metrics | {"cost_critic/outside": outside_value}
 
-    vae, push_up_log_weight, candidates, metrics = state.vae, state.push_up_log_weight, (), {}
+    vae, push_up_log_weight, metrics = state.vae, state.push_up_log_weight, {}
+    candidates: Any = ()
     push_up_weight = jnp.exp(push_up_log_weight)
     if config.push_up:
         vae_key, candidate_key = jax.random.split(push_key)

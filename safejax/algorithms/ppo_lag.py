@@ -108,11 +108,15 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:
     """A fresh state; `example` is one transition without leading axes."""
-    parts = [
-        train_state(network.init(part_key, example.observation), _optimizer(config))
-        for network, part_key in zip(networks, jax.random.split(key, 3), strict=True)
-    ]
-    return State(jnp.zeros((), jnp.int32), *parts, make_multiplier(config.multiplier).init())
+    actor_key, value_key, cost_key = jax.random.split(key, 3)
+    optimizer = _optimizer(config)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        actor=train_state(networks.actor.init(actor_key, example.observation), optimizer),
+        value=train_state(networks.value.init(value_key, example.observation), optimizer),
+        cost_value=train_state(networks.cost_value.init(cost_key, example.observation), optimizer),
+        multiplier=make_multiplier(config.multiplier).init(),
+    )
 
 
 def update(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> tuple[State, Metrics]:
@@ -152,8 +156,8 @@ def _prepare(state: State, batch: Transition, config: Config, networks: Networks
     reward_advantage, value_target = estimate(networks.value, state.value.params, reward)
     cost_advantage, cost_target = estimate(networks.cost_value, state.cost_value.params, batch.cost)
     # Centred apart, divided together: lambda keeps its meaning as a price of cost in scaled reward.
-    centered = [part - jnp.mean(part) for part in (reward_advantage, cost_advantage)]
-    advantage = lagrangian(*centered, state.multiplier.value, rescale=True)
+    reward_advantage, cost_advantage = (part - jnp.mean(part) for part in (reward_advantage, cost_advantage))
+    advantage = lagrangian(reward_advantage, cost_advantage, state.multiplier.value, rescale=True)
     advantage = advantage / (jnp.std(advantage) + 1e-6)
     extras = batch.extras
     return _Sample(batch.observation, extras["raw_action"], extras["log_prob"], advantage, value_target, cost_target)

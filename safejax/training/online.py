@@ -45,10 +45,17 @@ def replay_for(spec: BatchSpec, capacity: int, env_count: int) -> Replay | None:
 
 
 def init_online(
-    algorithm: Algorithm, env: Env, learner: Any, key: Key, *, env_count: int, replay: Replay | None
+    algorithm: Algorithm,
+    env: Env,
+    learner: Any,
+    key: Key,
+    *,
+    env_count: int,
+    replay: Replay | None,
+    stagger: bool = False,
 ) -> OnlineState:
-    """Fresh environments and an empty replay around a learner."""
-    actors = start(algorithm, env, learner, key, env_count)
+    """Fresh environments (`stagger`: see `start`) and an empty replay around a learner."""
+    actors = start(algorithm, env, learner, key, env_count, stagger=stagger)
     example = example_transition(env)
     if replay is not None:
         one = jax.eval_shape(lambda: rollout(algorithm, env, learner, actors, key, 1, explore=True)[1])

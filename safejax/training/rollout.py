@@ -24,11 +24,19 @@ class Actors(NamedTuple):
     env_step: Array  # [] int32, environment steps made by all B together
 
 
-def start(algorithm: Algorithm, env: Env, state: Any, key: Key, env_count: int) -> Actors:
-    """Reset `env_count` environments."""
+def start(algorithm: Algorithm, env: Env, state: Any, key: Key, env_count: int, *, stagger: bool = False) -> Actors:
+    """Reset `env_count` environments.
+
+    With `stagger` their clocks start spread over the episode length, so that time limits do not all fall on one
+    step and a multiplier hears of finished episodes often; the first, shortened episodes are never `finished`.
+    """
     keys = jax.random.split(jax.random.fold_in(key, _RESET), env_count)
+    env_state = jax.vmap(env.reset)(keys)
+    if stagger:
+        offsets = jnp.arange(env_count, dtype=jnp.int32) * env.episode_length // env_count
+        env_state = env_state._replace(steps=offsets)
     return Actors(
-        env=jax.vmap(env.reset)(keys),
+        env=env_state,
         carry=algorithm.initial_carry(state, env_count),
         episode=_no_episodes(env_count),
         env_step=jnp.zeros((), jnp.int32),
@@ -78,11 +86,12 @@ def act_and_step(
     )
     carry = algorithm.advance(carry, transition)
     carry = _where(last, algorithm.initial_carry(state, env_count), carry)
+    length = actors.episode.length + 1
     episode = EpisodeStats(
         actors.episode.episode_return + after.reward,
         actors.episode.episode_cost + after.cost,
-        actors.episode.length + 1,
-        last,
+        length,
+        finished=last & (length == actors.env.steps + 1),  # seen from its first step
     )
     running = _where(last, _no_episodes(env_count), episode._replace(finished=jnp.zeros_like(last)))
     return Actors(after, carry, running, actors.env_step + env_count), transition, episode
@@ -100,7 +109,7 @@ def evaluate(
 
     def step(carry: tuple[Actors, EpisodeStats], _: None) -> tuple[tuple[Actors, EpisodeStats], None]:
         actors, first = carry
-        actors, _, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
+        actors, _transition, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
         ended = episode.finished & ~first.finished
         return (actors, _where(ended, episode, first)), None
 

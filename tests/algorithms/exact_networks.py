@@ -128,6 +128,20 @@ class FixedNoiseActor:
         return FixedNoise(mean, jnp.broadcast_to(params["log_std"], mean.shape))
 
 
+def random_state(algorithm: Any, example: Any, seed: int) -> Any:
+    """A state of the right shapes, all zeros but for random parameters and targets; `init` compiles for seconds."""
+    random = np.random.default_rng(seed)
+
+    def fill(path: Any, spec: Any) -> Any:
+        moves = "opt_state" not in jax.tree_util.keystr(path) and "multiplier" not in jax.tree_util.keystr(path)
+        if moves and spec.ndim:
+            return jnp.asarray(0.5 * random.normal(size=spec.shape), spec.dtype)
+        return jnp.zeros(spec.shape, spec.dtype)
+
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0), example)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
 def one_hot(states: Any, count: int) -> Any:
     """[B] integers -> [B, count] float32."""
     return jnp.asarray(np.eye(count, dtype=np.float32)[np.asarray(states)])

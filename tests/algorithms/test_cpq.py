@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_networks import FixedNoiseActor
+from exact_networks import FixedNoiseActor, random_state
 
 from safejax.algorithms import cpq
 from safejax.constraints import cost_value_limit
@@ -72,8 +72,8 @@ def prepared(batch_size=32, **numbers):
     observation, following = jnp.asarray(random.normal(size=(2, batch_size, 3)), jnp.float32)
     action = jnp.tanh(jnp.asarray(random.normal(size=(batch_size, 2)), jnp.float32))
     batch = Transition(observation, action, reward, cost, *columns, following, {})
-    init, example = jax.jit(algorithm.init), jax.tree.map(lambda leaf: leaf[0], batch)
-    state, other = init(KEY, example), init(jax.random.key(7), example)
+    example = jax.tree.map(lambda leaf: leaf[0], batch)
+    state, other = (random_state(algorithm, example, seed) for seed in (0, 7))
     grown = jax.tree.map(lambda leaf: 20.0 * leaf, (other.target_critic, other.target_cost_critic))
     state = state._replace(target_critic=grown[0], target_cost_critic=grown[1])
     return algorithm, networks, state, batch

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact_networks import random_state
 
 from safejax.algorithms import ppo_lag
 from safejax.envs import probes
@@ -23,7 +24,7 @@ def prepared(multiplier=0.0, **numbers):
     )
     algorithm = ppo_lag.make(config, NETWORKS)
     env = probes.two_step_delayed()
-    state = jax.jit(algorithm.init)(KEY, example_transition(env))
+    state = random_state(algorithm, example_transition(env), 0)
     state = state._replace(multiplier=state.multiplier._replace(value=jnp.array(multiplier, jnp.float32)))
     random = np.random.default_rng(0)
     observation, following = jnp.asarray(random.normal(size=(2, ENVS, STEPS, 2)), jnp.float32)
@@ -123,7 +124,7 @@ def test_every_row_is_used_once_an_epoch():
 def test_the_rollout_keeps_the_unclipped_draw_and_its_density():
     env = probes.quadratic_bandit()
     algorithm = ppo_lag.make(ppo_lag.Config(), NETWORKS)
-    state = jax.jit(algorithm.init)(KEY, example_transition(env))
+    state = random_state(algorithm, example_transition(env), 0)
     wide = jax.tree.map(lambda leaf: leaf, state.actor.params)
     wide["params"]["log_std"] = jnp.array([1.0])
     state = state._replace(actor=state.actor._replace(params=wide))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_networks import FixedNoiseActor
+from exact_networks import FixedNoiseActor, random_state
 
 from safejax.algorithms import sac_lag
 from safejax.multipliers import MultiplierConfig
@@ -43,8 +43,7 @@ def prepared(multiplier=0.0, log_std=-1.0, **numbers):
     def grow(tree):
         return jax.tree.map(lambda leaf: 20.0 * leaf, tree)
 
-    init = jax.jit(algorithm.init)
-    state, other = init(KEY, example), init(jax.random.key(7), example)
+    state, other = (random_state(algorithm, example, seed) for seed in (0, 7))
     state = state._replace(
         critic=state.critic._replace(params=grow(state.critic.params)),
         cost_critic=state.cost_critic._replace(params=grow(state.cost_critic.params)),
