@@ -33,7 +33,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--methods",
         default="from_scratch,warm_start,marvel",
-        help="rows to train, comma-separated; also no_alignment, dual_ascent, fixed_pid (default: %(default)s)",
+        help="rows to train, comma-separated; also no_alignment, dual_ascent, fixed_pid,"
+        " empty_replay (default: %(default)s)",
     )
     add("--limit", type=float, default=20.0, help="cost limit, cost units per episode (default: %(default)s)")
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
@@ -111,7 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.quick:
         budget, seed_count = presets.quick(budget), min(2, options.seeds)
     seeds = tuple(range(options.seed, options.seed + seed_count))
-    env = envs.make(options.task, options.engine)
+    engine = options.engine or ("mujoco" if jax.default_backend() == "cpu" else "mjx")
+    if options.devices > 1 and engine != "mjx":
+        stop(f"--devices is {options.devices} with the {engine} engine, whose host runs on one; use --engine mjx")
+    env = envs.make(options.task, engine)
     sharding = seed_sharding(options.devices, seed_count)
     output = options.output or Path("runs") / (
         f"{options.task}-{options.offline}-limit{options.limit:g}-seed{options.seed}"
@@ -120,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = {
         "benchmark": "offline_to_online",
         "task": options.task,
-        "engine": options.engine or ("mujoco" if jax.default_backend() == "cpu" else "mjx"),
+        "engine": engine,
         "offline": options.offline,
         "limit": options.limit,
         "seeds": seeds,

@@ -56,7 +56,8 @@ class Job:
         def vmapped(state: ArrayTree, keys: Array, *shared: Any) -> Any:
             return jax.vmap(function, in_axes=(0, 0, *(None,) * len(shared)))(state, keys, *shared)
 
-        return jax.jit(vmapped, donate_argnums=0)
+        jitted = jax.jit(vmapped, donate_argnums=0)
+        return lambda state, keys, *shared: jitted(self.place(state), keys, *shared)
 
 
 def behavior_data(job: Job, seed: int, cache: Path) -> Path:

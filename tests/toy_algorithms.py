@@ -1,4 +1,4 @@
-"""Four toy methods that stretch the shape of an algorithm: on-policy, sequence with carry, return-conditioned, discrete.
+"""Four toy methods that stretch the shape: on-policy, sequence with carry, return-conditioned, discrete.
 
 Each is a namespace like an algorithm module: `make()` returns an `Algorithm`. They keep the contract honest before the
 real methods need it.

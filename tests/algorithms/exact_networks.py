@@ -117,11 +117,10 @@ class FixedNoiseActor:
     """A linear actor with `FixedNoise`: draws do not depend on keys, so tests need not split any."""
 
     actions: int
-    log_std: float = -1.0
 
     def init(self, key: Any, observation: Any) -> Any:
         weights = 0.5 * jax.random.normal(key, (observation.shape[-1], self.actions))
-        return {"weights": weights, "log_std": jnp.full((self.actions,), self.log_std)}
+        return {"weights": weights, "log_std": jnp.full((self.actions,), -1.0)}
 
     def apply(self, params: Any, observation: Any) -> Any:
         mean = observation @ params["weights"]

@@ -1,0 +1,85 @@
+"""The main job's command line: every bad option is one line and exit code 2, and writes nothing."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import offline_to_online
+import pytest
+
+from safejax.data.dataset import from_arrays, write_dsrl
+
+
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        offline_to_online.main(list(arguments))
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1, message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "bal_circle"], ("bal_circle", "ball_circle")),
+        (["--offline", "cqp"], ("cqp", "nearest: cpq")),
+        (["--methods", "marvell"], ("marvell", "nearest: marvel")),
+        (["--preset", "papre"], ("papre", "nearest: paper")),
+        (["--engine", "mujocco"], ("mujocco", "nearest: mujoco")),
+        (["--limit", "-1"], ("-1", ">= 0")),
+        (["--limit", "nan"], ("nan", ">= 0")),
+        (["--limit", "abc"], ("--limit", "abc")),
+        (["--seeds", "0"], ("0", "at least 1")),
+        (["--devices", "0"], ("0", "at least 1")),
+        (["--devices", "2", "--engine", "mujoco"], ("mujoco", "--engine mjx")),
+        (["--sede", "3"], ("--sede",)),
+    ],
+)
+def test_a_bad_option_is_one_line(capsys, tmp_path, arguments, words):
+    output = tmp_path / "run"
+    message = refused(capsys, "--output", str(output), *arguments)
+    assert all(word in message for word in words), message
+    assert not output.exists()
+
+
+def test_a_foreign_directory_is_left_alone(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    message = refused(capsys, "--output", str(tmp_path))
+    assert "thesis.tex" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_run_is_left_alone(capsys, tmp_path):
+    from safejax.runs import Run
+
+    with Run.open(tmp_path, {"benchmark": "something else"}):
+        pass
+    before = (tmp_path / "config.json").read_bytes()
+    message = refused(capsys, "--output", str(tmp_path))
+    assert "something else" in message
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_data_of_another_width_is_refused(capsys, tmp_path):
+    rows = 6
+    ends = np.arange(rows) == rows - 1
+    observation, action = np.zeros((rows, 5), np.float32), np.zeros((rows, 2), np.float32)
+    data = from_arrays(observation, action, np.zeros(rows), np.zeros(rows), 0 * ends, ends)
+    write_dsrl(tmp_path / "narrow.hdf5", data)
+    message = refused(capsys, "--data", str(tmp_path / "narrow.hdf5"), "--output", str(tmp_path / "run"))
+    assert "5" in message
+    assert "8" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_costs_is_refused(capsys, tmp_path):
+    path = tmp_path / "costless.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, width in (("observations", 8), ("next_observations", 8), ("actions", 2)):
+            file[name] = np.zeros((4, width), np.float32)
+        for name in ("rewards", "terminals", "timeouts"):
+            file[name] = np.zeros(4, np.float32)
+    message = refused(capsys, "--data", str(path), "--output", str(tmp_path / "run"))
+    assert "costs" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,424 @@
+"""A run directory under refusal, interruption, kills, torn files and bad numbers; policies stored and rebuilt."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safejax import checkpoint
+from safejax.algorithms import cpq, marvel, ppo_lag
+from safejax.multipliers import MultiplierConfig
+from safejax.runs import Interrupted, Run, RunError, from_plain, load_policy, save_policy
+from safejax.types import Transition
+
+CONFIG = {"task": "demo", "limit": 20.0, "hidden": (8, 8)}
+CHUNKS = 5
+
+
+def initial():
+    return {"x": jnp.arange(4.0), "key": jax.random.key(3)}
+
+
+@jax.jit
+def move(state, index):
+    noise = jax.random.normal(jax.random.fold_in(state["key"], index), (4,))
+    return {"x": 0.9 * state["x"] + noise, "key": state["key"]}
+
+
+def advance(state, index):
+    state = move(state, index)
+    return state, {"mean": state["x"].mean(), "return": state["x"]}
+
+
+def finish(directory, step=advance, chunks=CHUNKS, config=CONFIG):
+    with Run.open(directory, config) as run:
+        return run.stage("first", initial, step, chunks), run.metrics("first")
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    return finish(tmp_path / "undisturbed")
+
+
+def same(found, expected):
+    """States bit for bit, and the same records, each once, in order."""
+    chex.assert_trees_all_equal(*(jax.random.key_data(part[0]["key"]) for part in (found, expected)))
+    np.testing.assert_array_equal(found[0]["x"], expected[0]["x"])
+    assert [row["chunk"] for row in found[1]] == list(range(CHUNKS))
+    assert found[1] == expected[1]
+
+
+def test_a_stage_runs_records_and_is_not_run_again(tmp_path, undisturbed):
+    state, rows = undisturbed
+    expected = initial()
+    for index in range(CHUNKS):
+        expected, record = advance(expected, index)
+        assert rows[index]["mean"] == pytest.approx(float(record["mean"]))
+        assert rows[index]["return"] == np.asarray(record["return"]).tolist()
+    np.testing.assert_array_equal(state["x"], expected["x"])
+
+    def never(state, index):
+        raise AssertionError("a finished stage ran again")
+
+    same(finish(tmp_path / "undisturbed", never), undisturbed)
+
+
+def test_two_stages_keep_their_own_records(tmp_path):
+    with Run.open(tmp_path / "run", CONFIG) as run:
+        run.stage("first", initial, advance, 2)
+        run.stage("second", initial, advance, 3)
+    with Run.open(tmp_path / "run", CONFIG) as run:
+        run.stage("first", initial, advance, 2)
+        assert [row["chunk"] for row in run.metrics("first")] == [0, 1]
+        assert [row["chunk"] for row in run.metrics("second")] == [0, 1, 2]
+
+
+def test_a_foreign_directory_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match=r"holds 'thesis\.txt' and no safejax run"), Run.open(tmp_path, CONFIG):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"format": "another tool"}', "{broken"])
+def test_a_foreign_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match="no safejax run"), Run.open(tmp_path, CONFIG):
+        pass
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_another_config_is_refused_by_name(tmp_path):
+    with Run.open(tmp_path, CONFIG):
+        pass
+    for change, words in (
+        ({"limit": 5.0}, r"limit=20\.0 \(asked for 5\.0\)"),
+        ({"extra": 1}, r"extra=None \(asked for 1\)"),
+        ({"hidden": (8,)}, r"hidden=\[8, 8\] \(asked for \[8\]\)"),
+    ):
+        with pytest.raises(RunError, match=words) as caught, Run.open(tmp_path, CONFIG | change):
+            pass
+        assert "task" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with Run.open(tmp_path, CONFIG):
+        pass
+
+
+def test_a_second_opener_is_refused_until_the_first_is_done(tmp_path):
+    with (
+        Run.open(tmp_path, CONFIG),
+        pytest.raises(RunError, match="in use by another process"),
+        Run.open(tmp_path, CONFIG),
+    ):
+        pass
+    with Run.open(tmp_path, CONFIG):
+        pass
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError, match="cannot be written"), Run.open(path, CONFIG):
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_chunk_and_the_rest_is_the_same(tmp_path, undisturbed, number, capfd):
+    def signalled(state, index):
+        if index == 2:
+            os.kill(os.getpid(), number)
+        return advance(state, index)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped after first, chunk 3 of 5"):
+        finish(tmp_path / "run", signalled)
+    assert signal.getsignal(number) is before
+    assert "stopping after this chunk" in capfd.readouterr().err
+    seen = []
+
+    def counted(state, index):
+        seen.append(index)
+        return advance(state, index)
+
+    same(finish(tmp_path / "run", counted), undisturbed)
+    assert seen == [3, 4]
+
+
+def test_a_second_ctrl_c_is_pythons_own(tmp_path):
+    def impatient(state, index):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        return advance(state, index)
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(tmp_path / "run", impatient)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing after it runs."""
+
+
+@pytest.mark.parametrize("where", ["save", "_append_metrics"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_around_either_write_of_a_chunk_loses_no_record(tmp_path, undisturbed, monkeypatch, where, when):
+    """The checkpoint and the line of metrics.jsonl are two writes; between them lies a moment too."""
+    owner = {"save": checkpoint.Checkpoints, "_append_metrics": Run}[where]
+    original, calls = getattr(owner, where), []
+
+    def killed(self, *arguments, **keywords):
+        calls.append(arguments)
+        if when == "after":
+            original(self, *arguments, **keywords)
+        if len(calls) == 3:
+            raise Killed
+        if when == "before":
+            original(self, *arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, where, killed)
+        with pytest.raises(Killed):
+            finish(tmp_path / "run")
+    same(finish(tmp_path / "run"), undisturbed)
+
+
+def test_a_torn_last_line_of_metrics_is_survived(tmp_path, undisturbed):
+    def stopped(state, index):
+        if index == 3:
+            raise Killed
+        return advance(state, index)
+
+    with pytest.raises(Killed):
+        finish(tmp_path / "run", stopped)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"stage": "first", "chunk": 3, "me')
+    with Run.open(tmp_path / "run", CONFIG) as run:
+        assert [row["chunk"] for row in run.metrics("first")] == [0, 1, 2]
+    same(finish(tmp_path / "run"), undisturbed)
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_kill_while_the_config_is_written_leaves_a_usable_directory(tmp_path):
+    """`write_json` goes through `.partial-config.json`, which a kill may leave behind."""
+    (tmp_path / "run.lock").touch()
+    (tmp_path / ".partial-config.json").write_text('{"form')
+    with Run.open(tmp_path, CONFIG) as run:
+        assert run.metrics("first") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [[1.0], [float("nan")]]])
+def test_a_record_that_is_not_finite_stops_and_keeps_the_last_good_chunk(tmp_path, undisturbed, value):
+    def diverging(state, index):
+        state, record = advance(state, index)
+        return state, record | ({"critic/loss": value} if index == 2 else {})
+
+    with pytest.raises(FloatingPointError, match="first, chunk 3: critic/loss is not finite"):
+        finish(tmp_path / "run", diverging)
+    saved = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints" / "first")
+    assert saved.steps()[-1] == 2
+    same(finish(tmp_path / "run"), undisturbed)
+
+
+def test_what_an_engine_kept_back_is_raised_between_chunks(tmp_path):
+    def check():
+        raise RuntimeError("bad physics")
+
+    with Run.open(tmp_path, CONFIG) as run, pytest.raises(RuntimeError, match="bad physics"):
+        run.stage("first", initial, advance, CHUNKS, check=check)
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints" / "first").steps() == []
+
+
+def test_files_made_once_are_whole(tmp_path):
+    calls = []
+
+    def make(path):
+        calls.append(path)
+        path.write_text("half")
+        if len(calls) == 1:
+            raise Killed
+        path.write_text("whole")
+
+    with Run.open(tmp_path, CONFIG) as run:
+        with pytest.raises(Killed):
+            run.once("data.txt", make)
+        assert not (tmp_path / "data.txt").exists()
+        for _ in range(2):
+            assert run.once("data.txt", make).read_text() == "whole"
+    assert len(calls) == 2
+
+
+def test_timing_is_kept_over_restarts(tmp_path):
+    finish(tmp_path / "run", chunks=2)
+    finish(tmp_path / "run", chunks=2)
+    timing = json.loads((tmp_path / "run" / "timing.json").read_text())["first"]
+    assert timing["other_chunks"] == 1
+    assert timing["first_chunk_s"] > 0.0
+
+
+JOB = """
+    import hashlib, sys, time
+    import numpy as np
+    from safejax.runs import Run
+
+    def initial():
+        return {"x": np.arange(64, dtype=np.float32), "count": np.zeros((), np.int32)}
+
+    def advance(state, index):
+        noise = np.random.default_rng(index).normal(size=64).astype(np.float32)
+        time.sleep(0.02)
+        state = {"x": np.float32(0.9) * np.asarray(state["x"]) + noise, "count": np.asarray(state["count"]) + 1}
+        return state, {"sum": float(state["x"].sum()), "count": int(state["count"])}
+
+    with Run.open(sys.argv[1], {"job": 1}) as run:
+        print("open", flush=True)
+        state = run.stage("job", initial, advance, 30)
+        rows = [(row["chunk"], row["sum"], row["count"]) for row in run.metrics("job")]
+    digest = hashlib.sha256(np.asarray(state["x"]).tobytes() + np.asarray(state["count"]).tobytes())
+    print("digest", digest.hexdigest(), hashlib.sha256(repr(rows).encode()).hexdigest(), len(rows), flush=True)
+"""
+
+
+def test_a_process_killed_again_and_again_ends_the_same(tmp_path):
+    """kill -9 at random moments, at least three times while chunks run; state and records equal the undisturbed."""
+    script = tmp_path / "job.py"
+    script.write_text(textwrap.dedent(JOB))
+    clock, kills = random.Random(0), 0
+
+    def job(directory):
+        return subprocess.Popen(
+            [sys.executable, script, directory], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def digest(text):
+        return [line for line in text.splitlines() if line.startswith("digest")]
+
+    (expected,) = digest(job(tmp_path / "undisturbed").communicate()[0])
+    assert expected.endswith(" 30")
+    for _ in range(40):
+        process = job(tmp_path / "killed")
+        assert process.stdout.readline() == "open\n"
+        if kills < 4:
+            time.sleep(clock.uniform(0.02, 0.5))
+            process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        found = digest(process.stdout.read())
+        process.stdout.close()
+        if found:
+            break
+    assert kills >= 3
+    assert found == [expected]
+
+
+def example(observation=3, action=2):
+    zero, row = jnp.zeros(()), jnp.zeros(observation)
+    return Transition(row, jnp.zeros(action), zero, zero, zero, zero, row, {})
+
+
+def trained(algorithm, seeds):
+    """A state [S] of random numbers: `init` compiles for seconds."""
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0), example())
+    source = np.random.default_rng(0)
+
+    def fill(spec):
+        return jnp.asarray(source.normal(size=(seeds, *spec.shape)), spec.dtype)
+
+    return jax.tree.map(fill, shapes)
+
+
+POLICIES = {
+    "marvel": (
+        marvel.Config(cost_limit=7.0, multiplier=MultiplierConfig(kind="pid", ticks=3)),
+        lambda config: marvel.make_finetuning(config, marvel.default_networks(2, (8,))),
+    ),
+    "ppo_lag": (
+        ppo_lag.Config(clip_range=0.1),
+        lambda config: ppo_lag.make(config, ppo_lag.default_networks(2, (8,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", POLICIES)
+def test_a_stored_policy_acts_the_same(tmp_path, method):
+    config, make = POLICIES[method]
+    algorithm = make(config)
+    state = trained(algorithm, 3)
+    save_policy(
+        tmp_path / "policy",
+        state,
+        config,
+        method=method,
+        action_size=2,
+        observation_size=3,
+        hidden_sizes=(8,),
+        seeds=(5, 6, 7),
+        task="demo",
+    )
+    observation = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+    act = jax.jit(algorithm.act, static_argnames="explore")
+    for index in (0, 2):
+        policy = load_policy(tmp_path / "policy", index)
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], state)
+        chex.assert_trees_all_equal(policy.state, one)
+        expected = act(one, observation, jax.random.key(9))[0]
+        np.testing.assert_array_equal(policy.act(observation), expected)
+        # a product of one row may round otherwise than one of four
+        single = act(one, observation[:1], jax.random.key(9))[0][0]
+        np.testing.assert_array_equal(policy.act(observation[0]), single)
+        np.testing.assert_array_equal(policy.act(np.asarray(observation[0], np.float64)), single)
+        drawn = act(one, observation, jax.random.key(9), explore=True)[0]
+        np.testing.assert_array_equal(policy.act(observation, jax.random.key(9)), drawn)
+    assert policy.about["task"] == "demo"
+    assert policy.about["seeds"] == [5, 6, 7]
+    with pytest.raises(RunError, match="holds 3 seeds, asked for index 3"):
+        load_policy(tmp_path / "policy", 3)
+
+
+def test_what_is_no_policy_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "state", {"x": jnp.zeros(2)})
+    with pytest.raises(RunError, match="a checkpoint that is no policy"):
+        load_policy(tmp_path / "state")
+    with pytest.raises(checkpoint.CheckpointError):
+        load_policy(tmp_path / "nothing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    """A nested part."""
+
+    rate: float = 0.1
+    names: tuple[str, ...] = ("a",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    """A config with a nested part and a tuple."""
+
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Inner = Inner()
+    late: int = 3
+
+
+def test_configs_are_rebuilt_from_json():
+    config = Outer(sizes=(4, 5, 6), inner=Inner(rate=0.5, names=("x", "y")))
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert from_plain(Outer, plain) == config
+    assert hash(from_plain(Outer, plain)) == hash(config)
+    del plain["late"], plain["inner"]["names"]  # fields younger than the file take their defaults
+    assert from_plain(Outer, plain | {"gone": 1}) == Outer(sizes=(4, 5, 6), inner=Inner(rate=0.5))
+
+
+@pytest.mark.parametrize("config", [marvel.Config(), ppo_lag.Config(), cpq.Config(cost_limit=3.0)])
+def test_every_real_config_survives_json(config):
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert from_plain(type(config), plain) == config
