@@ -26,7 +26,7 @@ from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
 _BEHAVIOR, _OFFLINE, _ALIGNMENT, _FINETUNING, _EVALUATION = range(5)  # tags of the phases' keys
-_BEHAVIOR_CHUNKS, _OFFLINE_CHUNKS, _ALIGNMENT_CHUNKS = 20, 20, 5
+BEHAVIOR_CHUNKS, OFFLINE_CHUNKS, ALIGNMENT_CHUNKS = 20, 20, 5
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     steps_per_iteration = learners * budget.behavior_env_count * env.episode_length
     iteration_count = max(2, budget.behavior_steps // steps_per_iteration)
     limits = training.limit_schedule(iteration_count, 5.0, 200.0)
-    chunks = np.array_split(limits, min(_BEHAVIOR_CHUNKS, iteration_count))
+    chunks = np.array_split(limits, min(BEHAVIOR_CHUNKS, iteration_count))
     base = jax.random.fold_in(jax.random.key(seed), _BEHAVIOR)
     keys = jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.arange(learners))
 
@@ -155,7 +155,7 @@ def pretrain(job: Job, dataset: Dataset) -> tuple[Any, dict[str, str]]:
         job.offline, budget, action_size=env.action_size, episode_length=env.episode_length, limit=job.limit
     )
     keys = job.keys(_OFFLINE)
-    step_count = max(1, budget.offline_updates // _OFFLINE_CHUNKS)
+    step_count = max(1, budget.offline_updates // OFFLINE_CHUNKS)
     train = job.on_seeds(
         lambda state, key, dataset: training.train_offline(
             algorithm, state, dataset, key, step_count=step_count, batch_size=budget.batch_size
@@ -170,7 +170,7 @@ def pretrain(job: Job, dataset: Dataset) -> tuple[Any, dict[str, str]]:
         record = {"updates": (index + 1) * step_count, **_mean_record(metrics)}
         return state, record | evaluation_record(job, state)
 
-    state = job.run.stage("offline", initial, advance, _OFFLINE_CHUNKS, check=env.check)
+    state = job.run.stage("offline", initial, advance, OFFLINE_CHUNKS, check=env.check)
     folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, config))
     return checkpoint.restore(folder, jax.eval_shape(initial), config=config), fields
 
@@ -185,7 +185,7 @@ def align(job: Job, method: Method, pretrained: Any, fields: dict[str, str], dat
     networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
     algorithm = marvel.make_alignment(config, networks)
     keys = job.keys(_ALIGNMENT)
-    step_count = max(1, budget.alignment_updates // _ALIGNMENT_CHUNKS)
+    step_count = max(1, budget.alignment_updates // ALIGNMENT_CHUNKS)
 
     def initial() -> Any:
         state = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(env))
@@ -206,7 +206,7 @@ def align(job: Job, method: Method, pretrained: Any, fields: dict[str, str], dat
     def without_multiplier() -> Any:
         return initial()._replace(multiplier=())
 
-    aligned = job.run.stage("alignment", without_multiplier, advance, _ALIGNMENT_CHUNKS)
+    aligned = job.run.stage("alignment", without_multiplier, advance, ALIGNMENT_CHUNKS)
     return aligned._replace(multiplier=initial().multiplier)
 
 

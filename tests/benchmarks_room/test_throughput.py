@@ -1,0 +1,124 @@
+"""benchmarks/throughput.py: FLOPs against hand arithmetic and XLA, pairing over rounds, and the script itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+measure = importlib.import_module("measure")
+throughput = importlib.import_module("throughput")
+
+SCRIPT = Path(throughput.__file__)
+KEYS = (
+    "what name label unit median min max windows interval_95 per_cpu_second first_call_s peak_rss_mb "
+    "peak_device_mb versions platform device_kind cores load command round"
+)
+UPDATE_KEYS = (
+    "seeds batch hidden observation action lower_s compile_s flops_per_update gflops gemm_gflops bound "
+    "share_of_peak share_of_layer_gemm one_update_flops one_update_flops_xla finite"
+)
+
+
+def run(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_flops_of_a_tiny_network_by_hand():
+    sizes, batch = (3, 4, 2), 5
+    # products per sample: 12 and 8; two FLOPs each
+    assert measure.forward(sizes, batch) == 2 * 5 * (12 + 8)
+    # the same again for the weights; for inputs, the second layer's only
+    assert measure.train(sizes, batch) == 2 * 5 * (12 + 8 + 12 + 8 + 8)
+    # one of three input columns: 4 products of layer 1
+    assert measure.through(sizes, batch, columns=1) == 2 * 5 * (12 + 8 + 8 + 4)
+
+
+@pytest.mark.parametrize("method", throughput.METHODS)
+def test_flops_of_an_update_are_most_of_what_xla_counts(method):
+    sizes = throughput.PPO_LAG if method == "ppo_lag" else throughput.OFF_POLICY
+    spec, key = {"name": method, **sizes}, jax.random.key(0)
+    algorithm = measure.build(spec)
+    shape = (1, spec["batch"]) if method == "ppo_lag" else (spec["batch"],)
+    shapes = jax.eval_shape(functools.partial(measure.example, spec, algorithm, shape), key)
+    counted = jax.jit(algorithm.update).lower(*shapes, key).cost_analysis()["flops"]
+    # XLA adds activations and optimisers, 1 to 5 %; a forgotten forward pass of one network is at least 5
+    assert 1.0 < counted / measure.update_flops(method, **sizes) < 1.06
+
+
+def test_rounds_are_paired_with_the_first_row_of_the_same_round():
+    def record(number, rate):
+        return {
+            "round": number,
+            "median": rate,
+            "min": rate,
+            "max": rate,
+            "interval_95": None,
+            "per_cpu_second": rate,
+            "first_call_s": 1.0,
+            "peak_rss_mb": 1.0,
+            "load": 1.0,
+        }
+
+    specs = [{"name": "bc", "unit": "updates/s", "label": f"bc seeds {seeds}"} for seeds in (1, 8)]
+    # the machine slows down threefold; the ratio does not
+    first = [record(0, 300.0), record(1, 100.0), record(2, 200.0)]
+    second = [record(0, 600.0), record(1, 200.0), record(2, 500.0)]
+    lines = throughput.table(specs, [first, second]).splitlines()
+    assert lines[1].endswith("1.00 (1.00-1.00)")
+    assert lines[2].endswith("2.00 (2.00-2.50)")
+    assert " 500 " in lines[2]  # median over rounds
+
+
+def test_script_writes_complete_records(tmp_path):
+    output = tmp_path / "new" / "records.jsonl"
+    sizes = ["--hidden", "8,8", "--batch", "16", "--seeds", "2", "--environments", "4"]
+    choice = ["--what", "updates,environments", "--methods", "bc", "--tasks", "ball_circle", "--engines", "mujoco"]
+    pace = ["--windows", "1", "--seconds", "0.05", "--output", str(output)]
+    result = run(*sizes, *choice, *pace)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == output.read_text()
+    update, environment = map(json.loads, result.stdout.splitlines())
+    assert update.keys() >= {*KEYS.split(), *UPDATE_KEYS.split()}
+    assert environment.keys() >= {*KEYS.split(), "engine", "environments", "lower_s", "compile_s"}
+    assert (update["name"], update["seeds"], update["hidden"]) == ("bc", 2, [8, 8])
+    assert (environment["name"], environment["environments"]) == ("ball_circle", 4)
+    for record in (update, environment):
+        assert 0 < record["min"] <= record["median"] <= record["max"]
+        assert record["first_call_s"] > record["lower_s"] + record["compile_s"] > 0
+        assert record["interval_95"] is None  # of one window
+    assert update["finite"]
+    assert 0 < update["share_of_peak"] == pytest.approx(update["median"] / update["bound"])
+    assert "[2/2" in result.stderr
+    assert "bc 8x8 batch 16 seeds 2 [updates/s]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "bc,iqll"], ["--methods is 'iqll'", "nearest: iql"]),
+        (["--tasks", "ball_cirle"], ["--tasks", "nearest: ball_circle"]),
+        (["--hidden", "64,0"], ["--hidden", "'64,0'"]),
+        (["--windows", "x"], ["--windows", "positive int", "'x'"]),
+        (["--output", "/dev/null/x"], ["--output", "/dev/null"]),
+        (["--seconds", "nan"], ["--seconds", "positive float", "'nan'"]),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_code_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        throughput.main(arguments)
+    assert stopped.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error

@@ -1,0 +1,69 @@
+"""Every notebook runs as it stands, in an empty folder, and what is committed of it is small and names no machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+# folders of a machine, in sources, outputs or metadata; written in parts, so that this file does not match itself
+MACHINE = re.compile("/(?:" + r"work|home|root|Users|tmp|var|opt|mnt|private)/|\b[A-Z]:\\+Users")
+PICTURE = re.compile(r'"image/png": "[^"]*"')  # letters at random
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+# pytest turns warnings into errors; these are not ours to mend
+# jupyter_client announces a move of its folders to platformdirs until an environment variable opts in
+@pytest.mark.filterwarnings("ignore:Jupyter is migrating its paths:DeprecationWarning")
+# zmq on Windows has to run its sockets beside a proactor event loop and says so
+@pytest.mark.filterwarnings("ignore:Proactor event loop:RuntimeWarning")
+@notebooks
+def test_it_runs(path, tmp_path, monkeypatch):
+    for name in ("MPLBACKEND", "XLA_FLAGS"):  # conftest.py sets them for tests; a reader has neither
+        monkeypatch.delenv(name, raising=False)
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):  # no profile or kernel of the user's
+        monkeypatch.setenv(name, str(tmp_path / name))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()  # raises CellExecutionError with the cell and its traceback
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert list(folder.iterdir()) == []
+
+
+@notebooks
+def test_what_is_committed(path):
+    text = path.read_text("utf-8")
+    assert len(text) < 200_000
+    assert MACHINE.findall(PICTURE.sub("", text)) == []
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output.get("name", output.output_type) for cell in code for output in cell.outputs}
+    assert kinds <= {"stdout", "display_data", "execute_result"}
+
+
+@pytest.mark.parametrize("line", ['"/' + 'work/here"', "File /" + "home/me/x.py", r"line\n/" + "tmp/abc/pretrained"])
+def test_a_folder_of_a_machine_is_found(line):
+    assert MACHINE.search(line)
+
+
+@pytest.mark.parametrize("line", ["actor/loss", "arXiv/2412", "benchmarks/offline_to_online.py"])
+def test_other_text_is_not(line):
+    assert not MACHINE.search(line)
