@@ -68,9 +68,10 @@ class Method:
 # small. Gains and learning rates were tuned on seeds 100 to 102, which no table reports.
 INITIAL = 0.35
 DUAL_ASCENT = MultiplierConfig(kind="dual_ascent", learning_rate=0.003, initial=INITIAL)
-GAINS = dict(proportional_gain=5e-3, integral_gain=3e-4, derivative_gain=5e-3, initial=INITIAL)
-FIXED_PID = MultiplierConfig(kind="pid", **GAINS)
-ADAPTIVE_PID = MultiplierConfig(kind="adaptive_pid", **GAINS)
+FIXED_PID = MultiplierConfig(
+    kind="pid", proportional_gain=5e-3, integral_gain=3e-4, derivative_gain=5e-3, initial=INITIAL
+)
+ADAPTIVE_PID = replace(FIXED_PID, kind="adaptive_pid")
 
 METHODS = {
     "from_scratch": Method("from scratch (SAC-Lagrangian)", False, False, DUAL_ASCENT, 0.0),

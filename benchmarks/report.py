@@ -275,7 +275,7 @@ def learning_curves(
     costs.text(1.01, cost_limit, f"limit {cost_limit:g}", transform=beside, va="center", color=INK)
     figure.suptitle(title, fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     full = io.BytesIO()
     figure.savefig(full, dpi=150)
     # 256 colours are plenty for lines and bands, and a quarter of the size
