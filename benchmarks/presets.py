@@ -65,7 +65,7 @@ class Method:
 
 
 # Every row's multiplier starts at the same value; finished episodes arrive one by one (staggered clocks), so a tick is
-# small. Gains and learning rates were tuned on seeds 100 to 102, which no table reports.
+# small. Gains and learning rates were tuned on keys split from 100, which no table reports.
 INITIAL = 0.35
 DUAL_ASCENT = MultiplierConfig(kind="dual_ascent", learning_rate=0.003, initial=INITIAL)
 FIXED_PID = MultiplierConfig(
