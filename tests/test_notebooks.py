@@ -21,11 +21,6 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-# pytest turns warnings into errors; these are not ours to mend
-# jupyter_client announces a move of its folders to platformdirs until an environment variable opts in
-@pytest.mark.filterwarnings("ignore:Jupyter is migrating its paths:DeprecationWarning")
-# zmq on Windows has to run its sockets beside a proactor event loop and says so
-@pytest.mark.filterwarnings("ignore:Proactor event loop:RuntimeWarning")
 @notebooks
 def test_it_runs(path, tmp_path, monkeypatch):
     for name in ("MPLBACKEND", "XLA_FLAGS"):  # conftest.py sets them for tests; a reader has neither
@@ -36,7 +31,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
     folder.mkdir()
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute()  # raises CellExecutionError with the cell and its traceback
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]

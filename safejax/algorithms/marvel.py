@@ -46,6 +46,7 @@ __all__ = [
     "align",
     "default_networks",
     "init",
+    "make",
     "make_alignment",
     "make_finetuning",
 ]
@@ -94,3 +95,6 @@ def make_finetuning(
 ) -> Algorithm:
     """The second phase: SAC-Lagrangian under the configured multiplier, from an empty or a mixed replay."""
     return sac_lag.make(config, networks, action_size=action_size)
+
+
+make = make_finetuning  # what a trained policy acts with: the table's other modules have one `make`

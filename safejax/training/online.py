@@ -62,7 +62,9 @@ def init_online(
         example = example._replace(
             extras={name: jnp.zeros(spec.shape[2:], spec.dtype) for name, spec in one.extras.items()}
         )
-    return OnlineState(learner, actors, replay.init(example) if replay is not None else ())
+    state = OnlineState(learner, actors, replay.init(example) if replay is not None else ())
+    # A fresh state may hold one buffer twice, or the caller's; a donated one must not.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
 def train_online(

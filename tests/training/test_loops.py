@@ -215,3 +215,12 @@ def test_offline_sequences_are_windows():
     )
     assert bool(metrics["rises"].all())
     assert int(state.step) == 4
+
+
+def test_a_state_made_without_jit_can_be_donated():
+    env = probes.truncating()
+    algorithm = ppo_lag.make(networks=ppo_lag.default_networks(1, (8,)))
+    learner = algorithm.init(jax.random.key(0), example_transition(env))
+    state = init_online(algorithm, env, learner, jax.random.key(1), env_count=2, replay=None)
+    jax.jit(lambda state: state, donate_argnums=0)(state)
+    jax.block_until_ready(learner.actor.params)  # the caller's learner was not donated with it
