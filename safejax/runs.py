@@ -67,7 +67,8 @@ class Run:
         config = json.loads(json.dumps({"format": _FORMAT, **config}))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            found = sorted(entry.name for entry in path.iterdir() if entry.name != "run.lock")
+            ours = ("run.lock", ".partial-config.json")  # what a kill at the very start leaves
+            found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
             stored = _read_json(path / "config.json")
             if found and (stored is None or stored.get("format") != _FORMAT):
                 raise RunError(
@@ -129,8 +130,9 @@ class Run:
                 record = {key: np.asarray(value).tolist() for key, value in record.items()}
                 check()
                 _refuse_non_finite(name, index, record)
-                saved.save(index + 1, state)
+                # In this order a kill between the two leaves a record too many, which the next start drops.
                 self._append_metrics({"stage": name, "chunk": index, **record})
+                saved.save(index + 1, state)
                 elapsed = time.perf_counter() - began
                 if index == done:
                     timing["first_chunk_s"] += elapsed

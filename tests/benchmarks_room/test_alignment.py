@@ -158,7 +158,7 @@ def refused(capsys, arguments: list[str]) -> str:
 
 
 def test_a_run_is_measured(capsys, tmp_path):
-    arguments = untrained_run(tmp_path / "run", "iql", phases._ALIGNMENT_CHUNKS)
+    arguments = untrained_run(tmp_path / "run", "iql", phases.ALIGNMENT_CHUNKS)
     alignment.main(arguments)
     printed = capsys.readouterr().out.splitlines()
     results = json.loads((tmp_path / "run" / "alignment.json").read_text())
@@ -179,5 +179,5 @@ def test_a_run_is_measured(capsys, tmp_path):
 def test_errors_are_one_line(capsys, tmp_path):
     assert "--methods marvel first" in refused(capsys, [str(tmp_path / "missing")])
     assert "--horizon is 0" in refused(capsys, [str(tmp_path), "--horizon", "0"])
-    arguments = untrained_run(tmp_path / "run", "bc", phases._ALIGNMENT_CHUNKS - 1)
+    arguments = untrained_run(tmp_path / "run", "bc", phases.ALIGNMENT_CHUNKS - 1)
     assert "not finished; run it with --methods marvel first" in refused(capsys, arguments)
