@@ -67,14 +67,7 @@ class Run:
         config = json.loads(json.dumps({"format": _FORMAT, **config}))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            ours = ("run.lock", ".partial-config.json")  # what a kill at the very start leaves
-            found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
-            stored = _read_json(path / "config.json")
-            if found and (stored is None or stored.get("format") != _FORMAT):
-                raise RunError(
-                    f"{path}: holds {found[0]!r} and no safejax run, expected a new or empty directory; "
-                    "choose another --output"
-                )
+            _refuse_foreign(path)
             lock = (path / "run.lock").open("a")
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
@@ -83,6 +76,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{path}: in use by another process; wait for it or choose another --output") from None
+            stored = _read_json(path / "config.json")
             if stored is None:
                 write_json(path / "config.json", config)
             elif stored != config:
@@ -184,7 +178,8 @@ class Run:
             del frame
             self._stop = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            print(f"{signal.Signals(number).name}: stopping after this chunk", file=sys.stderr, flush=True)
+            # Not print: the signal may have arrived inside a write of the progress bar.
+            os.write(2, f"\n{signal.Signals(number).name}: stopping after this chunk\n".encode())
 
         try:
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -314,6 +309,16 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def _refuse_foreign(path: Path) -> None:
+    ours = ("run.lock", ".partial-config.json")  # what a kill at the very start leaves
+    found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
+    stored = _read_json(path / "config.json")
+    if found and (stored is None or stored.get("format") != _FORMAT):
+        raise RunError(
+            f"{path}: holds {found[0]!r} and no safejax run, expected a new or empty directory; choose another --output"
+        )
 
 
 def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:

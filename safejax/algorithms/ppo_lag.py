@@ -125,6 +125,8 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     samples = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), samples)
     rows = samples.advantage.shape[0]
     minibatch_size = rows // config.minibatch_count
+    if not minibatch_size:
+        raise ValueError(f"minibatch_count is {config.minibatch_count}, expected at most the rollout's {rows} rows")
 
     def epoch(state: State, epoch_key: Key) -> tuple[State, Metrics]:
         order = jax.random.permutation(epoch_key, rows)[: minibatch_size * config.minibatch_count]

@@ -139,3 +139,13 @@ def test_the_rollout_keeps_the_unclipped_draw_and_its_density():
     np.testing.assert_array_equal(transitions.action, jnp.clip(raw, -1.0, 1.0))
     policy = NETWORKS.actor.apply(state.actor.params, transitions.observation)
     np.testing.assert_allclose(transitions.extras["log_prob"], policy.log_prob(raw), rtol=1e-5)
+
+
+def test_a_rollout_with_fewer_rows_than_minibatches_is_refused():
+    algorithm = ppo_lag.make(ppo_lag.Config(minibatch_count=64), ppo_lag.default_networks(1, (4,)))
+    scalar, wide = jnp.zeros((2, 3)), jnp.zeros((2, 3, 1))
+    extras = {"raw_action": wide, "log_prob": scalar}
+    rollout = Transition(wide, wide, scalar, scalar, scalar, scalar, wide, extras)
+    state = algorithm.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0, 0], rollout._replace(extras={})))
+    with pytest.raises(ValueError, match="minibatch_count is 64, expected at most the rollout's 6 rows"):
+        algorithm.update(state, rollout, jax.random.key(1))
