@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.data is not None:
             load_data(options.data, env)  # refuse it before anything is written
         with Run.open(output, config) as run:
-            job = Job(run, env, budget, options.offline, options.limit, seeds, sharding)
+            job = Job(run, env, engine, budget, options.offline, options.limit, seeds, sharding)
             path = options.data or behavior_data(job, options.seed, options.cache / "datasets")
             dataset = load_data(path, env)
             pretrained, fields = pretrain(job, dataset)

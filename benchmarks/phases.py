@@ -35,6 +35,7 @@ class Job:
 
     run: Run
     env: Env
+    engine: str
     budget: Budget
     offline: str  # pre-training method
     limit: float  # cost units per episode
@@ -65,6 +66,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     budget, env = job.budget, job.env
     recipe = {
         "task": env.name,
+        "engine": job.engine,
         "seed": seed,
         "learners": budget.behavior_seeds,
         "environments": budget.behavior_env_count,
@@ -97,7 +99,8 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     def initial() -> ArrayTree:
         return jax.jit(jax.vmap(begin))(keys)
 
-    step = job.on_seeds(
+    # On one device: the learners need not divide over those that the seeds are spread over.
+    step = replace(job, sharding=None).on_seeds(
         lambda state, key, limits: training.collect(
             make_algorithm, env, state, key, limits, rollout_length=env.episode_length
         )

@@ -14,7 +14,6 @@ import dataclasses
 import fcntl
 import functools
 import json
-import math
 import os
 import signal
 import sys
@@ -336,8 +335,4 @@ def _refuse_non_finite(stage: str, chunk: int, record: Mapping[str, Any]) -> Non
 
 def _headline(record: Mapping[str, Any]) -> str:
     """The mean return and cost of a record, if it has them."""
-    parts = []
-    for name in ("return", "cost"):
-        if name in record and np.size(record[name]):
-            parts.append(f"{name} {np.mean(record[name]):.1f}")
-    return " ".join(part for part in parts if not math.isnan(float(part.split()[-1])))
+    return " ".join(f"{name} {np.mean(record[name]):.1f}" for name in ("return", "cost") if name in record)

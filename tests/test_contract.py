@@ -50,7 +50,7 @@ CASES = {
     "marvel_alignment": Case(lambda: marvel.make_alignment(networks=marvel.default_networks(ACTION, HIDDEN))),
     "marvel_finetuning": Case(lambda: marvel.make_finetuning(networks=marvel.default_networks(ACTION, HIDDEN))),
     "toy_on_policy": Case(lambda: toy_algorithms.on_policy(ACTION)),
-    "toy_recurrent": Case(lambda: toy_algorithms.recurrent(ACTION)),
+    "toy_recurrent": Case(lambda: toy_algorithms.recurrent(ACTION), uses_reward=False),
     "toy_return_conditioned": Case(lambda: toy_algorithms.return_conditioned(ACTION)),
     "toy_discrete": Case(lambda: toy_algorithms.discrete(ACTION), is_discrete=True),
 }
@@ -240,7 +240,7 @@ def test_four_devices_equal_one(name):
 @names
 def test_a_nan_reward_shows_in_the_metrics(name):
     case, algorithm, example, init, update = prepared(name)
-    if not case.uses_reward or name in ("toy_return_conditioned",):
+    if not case.uses_reward:
         pytest.skip("does not learn from rewards")
     batch = batch_of(case, algorithm)
     _, metrics = update(

@@ -75,8 +75,8 @@ def recurrent(action_size: int, length: int = 4) -> Algorithm:
 
         def loss(params):
             action = jnp.tanh(network.apply(params, jnp.swapaxes(memories, 0, 1)))
-            value = jnp.mean(jnp.square(action - batch.action)) - 0.0 * jnp.mean(batch.reward)
-            return value, {"actor/loss": value + jnp.mean(0.0 * batch.reward)}
+            value = jnp.mean(jnp.square(action - batch.action))
+            return value, {"actor/loss": value}
 
         actor, metrics = gradient_step(loss, state.actor, OPTIMIZER)
         return State(state.step + 1, actor), metrics

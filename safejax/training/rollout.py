@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.types import Algorithm, Array, Carry, Env, EnvState, EpisodeStats, Key, Transition
+from safejax.types import EXTRAS, Algorithm, Array, Carry, Env, EnvState, EpisodeStats, Key, Transition
 
 _ACT, _STEP, _RESET = 1, 2, 3  # tags that keep the uses of one key apart
 
@@ -72,6 +72,8 @@ def act_and_step(
     act_key, step_key = jax.random.fold_in(key, _ACT), jax.random.fold_in(key, _STEP)
     observation = actors.env.observation
     action, carry, extras = algorithm.act(state, observation, act_key, actors.carry, explore=explore)
+    if unknown := set(extras) - EXTRAS:
+        raise ValueError(f"act returned extras {sorted(unknown)}, expected names among {sorted(EXTRAS)}")
     after = jax.vmap(env.step)(actors.env, action, jax.random.split(step_key, env_count))
     last = after.terminated | after.truncated
     transition = Transition(

@@ -165,3 +165,18 @@ def test_a_carry_advances_with_every_step_and_resets_with_the_episode(length):
         return rollout(algorithm, env, state, first, KEY, length, explore=True)[0].carry
 
     np.testing.assert_array_equal(play(state), np.full(2, 10.0 - length % 3))
+
+
+def test_an_extra_outside_the_closed_list_is_refused():
+    env = probes.truncating()
+    algorithm = toy_algorithms.on_policy(1)
+
+    def act(*arguments, **keywords):
+        action, carry, _ = algorithm.act(*arguments, **keywords)
+        return action, carry, {"logprob": action}
+
+    odd = algorithm._replace(act=act)
+    state = odd.init(jax.random.key(0), example_transition(env))
+    actors = start(odd, env, state, jax.random.key(1), 2)
+    with pytest.raises(ValueError, match="logprob"):
+        rollout(odd, env, state, actors, jax.random.key(1), 1, explore=True)
