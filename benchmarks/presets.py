@@ -104,7 +104,7 @@ def offline_algorithm(name: str, budget: Budget, *, action_size: int, episode_le
         return bc.make(config, bc.default_networks(action_size, hidden_sizes)), config, actor
     if name == "iql":
         config = iql.Config(discount_factor=FINETUNING.discount_factor, reward_scale=FINETUNING.reward_scale)
-        networks = iql.default_networks(action_size, hidden_sizes, squash=True)
+        networks = iql.default_networks(action_size, hidden_sizes, actor="squashed")
         return iql.make(config, networks), config, actor | critic
     config = cpq.Config(discount_factor=FINETUNING.discount_factor, cost_limit=limit, episode_length=episode_length)
     networks = cpq.default_networks(action_size, hidden_sizes, hidden_sizes)

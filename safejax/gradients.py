@@ -16,6 +16,22 @@ def train_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
     return TrainState(params, optimizer.init(params))
 
 
+def adam(
+    learning_rate: float | Array, *, decay_steps: int = 0, weight_decay: float = 0.0, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam with the three additions that offline methods use; 0 leaves each out.
+
+    Args:
+      learning_rate: at first.
+      decay_steps: updates over which a cosine takes the learning rate to 0.
+      weight_decay: decoupled (AdamW).
+      clip_norm: bound on the gradient's global norm.
+    """
+    rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
+    optimizer = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+
+
 def gradient_step(
     loss: Callable[[Params], tuple[Array, Metrics]],
     state: TrainState,

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -279,17 +280,22 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
 
 
 def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
-    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the defaults' types."""
-    default = cls()
+    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the fields' types."""
+    default, types = cls(), typing.get_type_hints(cls)
     fields = {}
     for field in dataclasses.fields(cls):
         if field.name not in values:
             continue
-        before, value = getattr(default, field.name), values[field.name]
-        if dataclasses.is_dataclass(before):
-            value = from_plain(type(before), value)
-        fields[field.name] = tuple(value) if isinstance(before, tuple) else value
+        value = values[field.name]
+        nested = [kind for kind in (types[field.name], *typing.get_args(types[field.name])) if _is_config(kind)]
+        if nested and value is not None:  # a field `SafetyConfig | None` holds one of the two
+            value = from_plain(nested[0], value)
+        fields[field.name] = tuple(value) if isinstance(getattr(default, field.name), tuple) else value
     return cls(**fields)
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def write_json(path: Path, value: Any) -> None:

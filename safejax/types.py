@@ -191,18 +191,24 @@ def bind(
 
 
 def check_range(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
-    """Refuse a Config number outside [low, high], or (low, high] with `open_low`; arrays pass, traced or not.
+    """Refuse a Config number outside [low, high], ends excluded by `open_low`, `open_high`; arrays pass, traced or not.
 
     Raises:
       ValueError: one line with the name, the value and the range.
     """
     if isinstance(value, jax.Array):
         return
-    if not (low < value if open_low else low <= value) or not value <= high:
-        left = "(" if open_low else "["
-        raise ValueError(f"{name} is {value}, expected a number in {left}{low:g}, {high:g}]")
+    if not (low < value if open_low else low <= value) or not (value < high if open_high else value <= high):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{name} is {value}, expected a number in {left}{low:g}, {high:g}{right}")
 
 
 def check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:

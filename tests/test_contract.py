@@ -19,13 +19,16 @@ import pytest
 import toy_algorithms
 
 from safejax import checkpoint
-from safejax.algorithms import MODULES, bc, cpq, iql, marvel, ppo_lag, sac_lag
+from safejax.algorithms import MODULES, bc, cpq, diffusion_bc, extraction, idql, iql, marvel, pex, ppo_lag, sac_lag
+from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
+from safejax.diffusion import DiffusionConfig
 from safejax.training import train_offline
 from safejax.types import Algorithm, EpisodeStats, Transition
 
 OBSERVATION, ACTION, ROWS, BATCH = 3, 2, 64, 8
 HIDDEN = (8,)
+SAFETY = SafetyConfig(cost_limit=1.0, episode_length=10)
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,40 @@ class Case:
     is_discrete: bool = False
 
 
+def frozen_diffusion() -> pex.Networks:
+    """Policy expansion beside a diffusion policy."""
+    actor = idql.default_networks(ACTION, HIDDEN).actor
+    return pex.default_networks(ACTION, HIDDEN, frozen=pex.FrozenDiffusion(actor, DiffusionConfig(), 3))
+
+
 CASES = {
     "bc": Case(lambda: bc.make(networks=bc.default_networks(ACTION, HIDDEN)), uses_reward=False),
     "iql": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN))),
-    "iql_squashed": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, squash=True))),
+    "iql_squashed": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, actor="squashed"))),
+    "iql_deterministic": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, actor="deterministic"))),
+    "iql_safe": Case(lambda: iql.make(iql.Config(safety=SAFETY), iql.default_networks(ACTION, HIDDEN))),
+    "diffusion_bc": Case(
+        lambda: diffusion_bc.make(networks=diffusion_bc.default_networks(ACTION, HIDDEN)), uses_reward=False
+    ),
+    "idql": Case(lambda: idql.make(networks=idql.default_networks(ACTION, HIDDEN))),
+    "idql_quantile": Case(
+        lambda: idql.make(idql.Config(value="quantile", selection="weighted"), idql.default_networks(ACTION, HIDDEN))
+    ),
+    "idql_safe": Case(
+        lambda: idql.make(idql.Config(value="exponential", safety=SAFETY), idql.default_networks(ACTION, HIDDEN))
+    ),
     "cpq": Case(lambda: cpq.make(networks=cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
     "cpq_push_up": Case(lambda: cpq.make(cpq.Config(push_up=True), cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
     "ppo_lag": Case(
         lambda: ppo_lag.make(ppo_lag.Config(epoch_count=2, minibatch_count=2), ppo_lag.default_networks(ACTION, HIDDEN))
     ),
     "sac_lag": Case(lambda: sac_lag.make(networks=sac_lag.default_networks(ACTION, HIDDEN))),
+    "extraction": Case(
+        lambda: extraction.make(networks=extraction.default_networks(ACTION, HIDDEN)), uses_reward=False
+    ),
+    "pex": Case(lambda: pex.make(networks=pex.default_networks(ACTION, HIDDEN))),
+    "pex_safe": Case(lambda: pex.make(pex.Config(safety=SAFETY), frozen_diffusion())),
+    "pex_alignment": Case(lambda: pex.make_alignment(pex.Config(safety=SAFETY), frozen_diffusion())),
     "marvel_alignment": Case(lambda: marvel.make_alignment(networks=marvel.default_networks(ACTION, HIDDEN))),
     "marvel_finetuning": Case(lambda: marvel.make_finetuning(networks=marvel.default_networks(ACTION, HIDDEN))),
     "toy_on_policy": Case(lambda: toy_algorithms.on_policy(ACTION)),

@@ -12,9 +12,13 @@ from types import ModuleType
 MODULES = {
     "bc": "safejax.algorithms.bc",
     "iql": "safejax.algorithms.iql",
+    "diffusion_bc": "safejax.algorithms.diffusion_bc",
+    "idql": "safejax.algorithms.idql",
     "cpq": "safejax.algorithms.cpq",
     "ppo_lag": "safejax.algorithms.ppo_lag",
     "sac_lag": "safejax.algorithms.sac_lag",
+    "extraction": "safejax.algorithms.extraction",
+    "pex": "safejax.algorithms.pex",
     "marvel": "safejax.algorithms.marvel",
 }
 """The one table from a method's name to its module."""

@@ -5,8 +5,9 @@
     states = jax.vmap(env.step)(states, actions, jax.random.split(key, 64))
     env.check()                                     # between chunks: raises what the host engine kept back
 
-A new task is one file in `safejax/envs/tasks` that binds TASK, and its MJCF in `safejax/envs/assets`; the
-file's name is the task's. For example `tasks/slide.py`, a mass on a rail that must not go fast:
+One file a family: a new task is one file in `safejax/envs/tasks` that binds TASK, or TASKS, a tuple, where
+several share their functions, and its MJCF in `safejax/envs/assets`. For example `tasks/slide.py`, a mass on a
+rail that must not go fast:
 
     from safejax.envs.tasks.base import Task
 
@@ -44,11 +45,11 @@ __all__ = ["Reference", "Task", "View", "make", "names", "normalized_cost", "nor
 ENGINES = ("mujoco", "mjx")
 
 
-def make(name: str, engine: str | None = None) -> Env:
+def make(name: str | Task, engine: str | None = None) -> Env:
     """The environment `name`. The same arguments give the same functions, so compiled loops are reused.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`; or a task, such as a variant `task(name)._replace(initialize=...)`.
       engine: "mujoco" (C library, host threads) or "mjx" (JAX operations); by default mujoco where JAX runs
         on CPU, else mjx.
 
@@ -58,7 +59,7 @@ def make(name: str, engine: str | None = None) -> Env:
     if engine is None:
         engine = "mujoco" if jax.default_backend() == "cpu" else "mjx"
     check_choice("engine", engine, ENGINES)
-    return _make(task(name).name, engine)
+    return _make(task(name) if isinstance(name, str) else name, engine)
 
 
 def task(name: str) -> Task:
@@ -74,11 +75,11 @@ def task(name: str) -> Task:
 
 
 @functools.cache
-def _make(name: str, engine: str) -> Env:
+def _make(task: Task, engine: str) -> Env:
     from safejax.envs.wrappers import build
 
     if engine == "mujoco":
         from safejax.envs.engines.mujoco import make_engine
     else:
         from safejax.envs.engines.mjx import make_engine
-    return build(load(name), make_engine(load(name)))
+    return build(task, make_engine(task))

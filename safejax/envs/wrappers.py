@@ -41,7 +41,7 @@ def build(task: Task, engine: Engine) -> Env:
             physics=physics,
             observation=jnp.where(done, _observation(fresh), final_observation),
             reward=jnp.asarray(task.reward(before, after, action), jnp.float32),
-            cost=jnp.asarray(task.cost(after), jnp.float32),
+            cost=jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32),
             terminated=terminated,
             truncated=truncated,
             final_observation=final_observation,

@@ -1,5 +1,6 @@
 """Flax modules behind `Network(init, apply)`; nothing here knows an algorithm."""
 
+from safejax.networks.denoiser import MLPDenoiser, ResidualDenoiser
 from safejax.networks.mlp import (
     MLP,
     CategoricalActor,
@@ -16,6 +17,8 @@ __all__ = [
     "ConditionalVAE",
     "Critic",
     "GaussianActor",
+    "MLPDenoiser",
+    "ResidualDenoiser",
     "Value",
     "ensemble",
 ]

@@ -98,13 +98,15 @@ class Critic(nn.Module):
 
 
 class Value(nn.Module):
-    """Observation [..., O] -> [...] value."""
+    """Observation [..., O] -> [...] value; `layer_norm` normalises the observation first, as IDQL's code does."""
 
     hidden_sizes: Sequence[int]
     activation: str = "relu"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
+        observation = nn.LayerNorm()(observation) if self.layer_norm else observation
         return MLP(self.hidden_sizes, 1, self.activation)(observation)[..., 0]
 
 

@@ -91,22 +91,7 @@ def gather(
     Returns:
       A Dataset of whole episodes; the unfinished ones at the end of each environment's stream are dropped.
     """
-
-    columns = {}
-    for name in ("observation", "action", "reward", "cost", "discount", "last", "next_observation"):
-        leaves = [np.asarray(getattr(part, name)) for part in parts]
-        columns[name] = _streams(leaves, leaves[0].ndim - parts[0].reward.ndim)
-    whole = np.flip(np.maximum.accumulate(np.flip(columns["last"], 1), 1), 1) > 0
-    rows = {name: column[whole] for name, column in columns.items()}
-    everything = from_arrays(
-        rows["observation"],
-        rows["action"],
-        rows["reward"],
-        rows["cost"],
-        terminals=rows["discount"] == 0,
-        timeouts=(rows["last"] > 0) & (rows["discount"] > 0),
-        next_observations=rows["next_observation"],
-    )
+    everything = whole_episodes(parts)
     returns, costs, _ = episode_returns(everything)
     kept = grid_filter(
         np.asarray(returns),
@@ -119,6 +104,32 @@ def gather(
         seed=seed,
     )
     return select_episodes(everything, kept)
+
+
+def whole_episodes(parts: Sequence[Transition]) -> Dataset:
+    """One data set of every finished episode in consecutive rollouts, environment by environment.
+
+    Args:
+      parts: transitions [..., I, B, T], in the order they were collected; leading axes (seeds) are separate learners.
+
+    Returns:
+      A Dataset; the unfinished episodes at the end of each environment's stream are dropped.
+    """
+    columns = {}
+    for name in ("observation", "action", "reward", "cost", "discount", "last", "next_observation"):
+        leaves = [np.asarray(getattr(part, name)) for part in parts]
+        columns[name] = _streams(leaves, leaves[0].ndim - parts[0].reward.ndim)
+    whole = np.flip(np.maximum.accumulate(np.flip(columns["last"], 1), 1), 1) > 0
+    rows = {name: column[whole] for name, column in columns.items()}
+    return from_arrays(
+        rows["observation"],
+        rows["action"],
+        rows["reward"],
+        rows["cost"],
+        terminals=rows["discount"] == 0,
+        timeouts=(rows["last"] > 0) & (rows["discount"] > 0),
+        next_observations=rows["next_observation"],
+    )
 
 
 def _streams(parts: Sequence[np.ndarray], feature_axes: int) -> np.ndarray:

@@ -147,7 +147,7 @@ def test_a_correct_critic_has_no_gradient(values, numbers):
 
 OFFLINE = {
     "cpq": lambda sizes: cpq.make(networks=cpq.default_networks(2, sizes, (8,))),
-    "iql": lambda sizes: iql.make(networks=iql.default_networks(2, sizes, squash=True)),
+    "iql": lambda sizes: iql.make(networks=iql.default_networks(2, sizes, actor="squashed")),
 }
 ACTOR = {"actor.params": "actor.params"}
 CRITIC = {"critic.params": "critic.params", "target_critic": "critic.params"}
@@ -204,7 +204,7 @@ def test_a_critic_that_does_not_fit_is_refused(offline_sizes):
 
 def test_the_online_learning_rate_rules_after_the_bridge():
     """Even when Adam's moments cross too: the rate is a Config number and no part of the state."""
-    offline = iql.make(iql.Config(learning_rate=1e-1), iql.default_networks(2, (8,), squash=True))
+    offline = iql.make(iql.Config(learning_rate=1e-1), iql.default_networks(2, (8,), actor="squashed"))
     trained, _ = jax.jit(offline.update)(start(offline), rows(16), KEY)
     networks = marvel.default_networks(2, (8,))
 

@@ -37,6 +37,11 @@ def _never(view: View) -> Array:
     return jnp.zeros(view.qpos.shape[:-1], bool)
 
 
+def _free(before: View, after: View, action: Array) -> Array:
+    del before, action
+    return jnp.zeros(after.qpos.shape[:-1], jnp.float32)
+
+
 class Task(NamedTuple):
     """A world without its physics engine. Functions take one simulation or any leading axes.
 
@@ -57,6 +62,7 @@ class Task(NamedTuple):
     terminated: Callable[[View], Array] = _never  # view after the step -> [...] bool
     control: Callable[[Any], Any] | None = None  # action [..., A] in [-1, 1] -> ctrl [..., nu]
     applied_force: Callable[[Any, Any, Any], Any] | None = None  # (qpos, qvel, action) -> [..., nv], every substep
+    step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
     reference: Reference | None = None
 

@@ -1,0 +1,156 @@
+"""Behavior in a maze: go to a commanded goal by the shortest way, then to another; what play data are made with.
+
+The policy knows the map, learns nothing and does not mind costs. Its goals are not the task's: reward and termination
+stay with the task, so that most episodes wander and only a commanded way that comes by the task's goal ends there.
+
+Source: the antmaze data sets of Fu et al. 2020, D4RL, https://arxiv.org/abs/2004.07219, section 5: "play" goes between
+hand-picked places, "diverse" between random ones. Here both are made with a point mass; goals change within an
+episode, as in its maze2d. Shapes: R x C cells, K goals, B environments.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safejax.envs import make, task
+from safejax.envs.tasks.point_maze import GOAL_RADIUS, MAZES, Maze, cells, centers, is_wall, start_in
+from safejax.types import Algorithm, Array, BatchSpec, Carry, Env, Key, check_choice
+
+STARTS = {"play": "So", "diverse": "S.!o"}
+"""By kind, the cells (letters of the map) in which episodes start."""
+
+GOALS = {"play": "SoG", "diverse": "S.!oG"}
+"""By kind, the cells that are commanded."""
+
+POSITION_GAIN = 2.0  # action per m
+VELOCITY_GAIN = 0.3  # action per m/s
+NOISE = 0.5  # standard deviation of what is added to an action before it is clipped, as in maze2d
+CORRIDOR = 0.25  # m off a corridor's middle; a mass of radius 0.2 m has 0.3 m
+
+_NEIGHBORS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # up, down, left, right; the first of equals is taken
+
+
+def distances(is_wall: np.ndarray) -> np.ndarray:
+    """Steps between neighboring free cells on the shortest way, by breadth-first search from all cells at once.
+
+    Args:
+      is_wall: [R, C] bool, with walls along its border.
+
+    Returns:
+      [R * C, R * C] int32, from cell to cell, where the cell in row r and column c has number r * C + c; -1 where
+      there is no way, as from and to walls.
+    """
+    free = ~is_wall.reshape(-1)
+    columns = is_wall.shape[1]
+    numbers = np.arange(free.size)
+    apart = np.abs(numbers[:, None] - numbers)
+    adjacent = np.isin(apart, (1, columns)) & free & free[:, None]  # a border of walls keeps rows apart
+    frontier = np.diag(free)
+    found = np.full(adjacent.shape, -1, np.int32)
+    distance = 0
+    while frontier.any():
+        found[frontier] = distance
+        frontier = (frontier @ adjacent) & (found < 0)
+        distance += 1
+    return found
+
+
+def next_cells(is_wall: np.ndarray) -> np.ndarray:
+    """[R * C, R * C] int32: on the way from cell i to cell j, the neighbor of i that comes next; i where there is none.
+
+    Of equally short ways it takes the one that goes first up, else down, left, right.
+    """
+    found = distances(is_wall)
+    numbers = np.arange(len(found))
+    table = np.tile(numbers[:, None], len(found))
+    for step in _NEIGHBORS[::-1] @ [is_wall.shape[1], 1]:
+        neighbor = np.clip(numbers + step, 0, len(found) - 1)
+        closer = (found > 0) & (found[neighbor] == found - 1)
+        table = np.where(closer, neighbor[:, None], table)
+    return table.astype(np.int32)
+
+
+@functools.cache
+def make_behavior(name: str, kind: str, engine: str | None = None) -> tuple[Algorithm, Env]:
+    """A policy that goes from goal to goal, and the maze with episodes that start where this kind of data do.
+
+    Args:
+      name: a key of `MAZES`.
+      kind: "play", between the places marked on the map, or "diverse", between all free cells.
+      engine: as in `safejax.envs.make`.
+
+    Returns:
+      An `Algorithm` whose state is () and whose carry [B] is the goal commanded, exploring with action noise; and
+      the task `name` that differs from the evaluated one in `reset` only: no episode starts in the goal's cell.
+
+    Raises:
+      ValueError: an unknown name, kind or engine.
+    """
+    check_choice("name", name, MAZES)
+    check_choice("kind", kind, STARTS)
+    maze = MAZES[name]
+    env = make(task(name)._replace(initialize=start_in(maze, cells(maze, STARTS[kind]))), engine)
+    return waypoint_policy(maze, cells(maze, GOALS[kind])), env
+
+
+def waypoint_policy(maze: Maze, goals: np.ndarray) -> Algorithm:
+    """Proportional-derivative control to the middle of the next cell on the way to a goal drawn from `goals`.
+
+    A goal is drawn when there is none or it is within the task's goal radius; never the same twice in a row.
+
+    Args:
+      maze: where the mass is.
+      goals: [K, 2] rows and columns, K >= 2.
+    """
+    columns, shape = len(maze.drawing[0]), np.array([len(maze.drawing), len(maze.drawing[0])])
+    middles = centers(maze, np.indices(shape).reshape(2, -1).T)  # [R * C, 2]
+    following = next_cells(is_wall(maze))
+    goal_cells = (goals @ [columns, 1]).astype(np.int32)  # [K]
+
+    def act(
+        state: Any, observation: Array, key: Key, carry: Carry, *, explore: bool = False
+    ) -> tuple[Array, Carry, dict[str, Array]]:
+        del state
+        position, velocity = observation[:, :2], observation[:, 2:]
+        goal_key, noise_key = jax.random.split(key)
+        goal = _command(goal_key, carry, position)
+        cell = _cell(position)
+        waypoint = jnp.asarray(following)[cell, jnp.asarray(goal_cells)[goal]]
+        here, there = jnp.asarray(middles)[cell], jnp.asarray(middles)[waypoint]
+        # before a turn: first to the middle of this cell, lest the mass catch on the corner
+        aside = jnp.max(jnp.where(here == there, jnp.abs(position - here), 0.0), axis=-1, keepdims=True)
+        target = jnp.where(aside < CORRIDOR, there, here)
+        action = POSITION_GAIN * (target - position) - VELOCITY_GAIN * velocity
+        if explore:
+            action = action + NOISE * jax.random.normal(noise_key, action.shape)
+        return jnp.clip(action, -1.0, 1.0), goal, {}
+
+    def _command(key: Key, goal: Array, position: Array) -> Array:
+        """[B] numbers of goals: as before, or others where these are reached."""
+        first_key, other_key = jax.random.split(key)
+        first = jax.random.randint(first_key, goal.shape, 0, len(goals))
+        other = (goal + jax.random.randint(other_key, goal.shape, 1, len(goals))) % len(goals)
+        place = jnp.asarray(middles)[jnp.asarray(goal_cells)[goal]]
+        reached = jnp.linalg.norm(position - place, axis=-1) <= GOAL_RADIUS
+        return jnp.where(goal < 0, first, jnp.where(reached, other, goal))
+
+    def _cell(position: Array) -> Array:
+        """[B] numbers of the cells that hold `position` [B, 2]."""
+        row = jnp.floor(shape[0] / 2 - position[:, 1])
+        column = jnp.floor(position[:, 0] + shape[1] / 2)
+        return (row * columns + column).astype(jnp.int32)
+
+    return Algorithm(
+        init=lambda key, example: (),
+        update=lambda state, batch, key: (state, {}),
+        act=act,
+        initial_carry=lambda state, batch_size: jnp.full((batch_size,), -1, jnp.int32),
+        advance=lambda carry, transition: carry,
+        adapt=lambda state, episodes: state,
+        batch=BatchSpec.uniform(),
+    )

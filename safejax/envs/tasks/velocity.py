@@ -1,0 +1,178 @@
+"""Velocity tasks: run forward, but not too fast. A step above the speed limit costs 1.
+
+Gymnasium's planar runners with the speed limits of Safety-Gymnasium: half the speed that PPO reaches without a
+limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000 steps.
+
+| task | observation | action | step | speed limit | falls unless |
+|---|---|---|---|---|---|
+| hopper_velocity | 11 | 3 | 0.008 s | 0.7402 m/s | 0.7 < height, -0.2 < pitch < 0.2, all else within (-100, 100) |
+| walker2d_velocity | 17 | 6 | 0.008 s | 2.3415 m/s | 0.8 < height < 2, -1 < pitch < 1 |
+| half_cheetah_velocity | 17 | 6 | 0.05 s | 3.2096 m/s | it cannot fall |
+
+Observation: qpos (m, rad) without x, then qvel (m/s, rad/s), clipped to +-10 where the robot can fall. With
+v = (x after - x before) / step, one step gives
+
+    reward = v + healthy_reward - control_weight |action|^2    the action as given, unclipped
+    cost = 1[v > speed_limit]                                  signed: running backwards is free
+
+A robot that falls terminates, and that step still earns healthy_reward: Gymnasium pays it for every step of an
+environment that ends when unhealthy. A state that is not finite counts as fallen.
+
+Source: Safety{Hopper,Walker2d,HalfCheetah}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al. 2023,
+https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
+environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are
+replayed with all their contacts within 4e-7 m, which is float32 rounding, and so are single steps of the half
+cheetah; its episodes are chaotic and part after some 50 steps. Different: tasks read x in float32, so v is
+rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m (half cheetah).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safejax.envs.tasks.base import Reference, Task, View
+from safejax.types import Array, Key
+
+INFINITY = float("inf")
+
+
+class Runner(NamedTuple):
+    """What tells one velocity task from another."""
+
+    name: str  # the task's name
+    model: str  # MJCF file
+    timestep: float  # s, the MJCF's
+    substeps: int
+    start: tuple[float, ...]  # [nq] qpos of a fresh episode, before noise
+    action_size: int
+    speed_limit: float  # m/s
+    control_weight: float
+    reset_noise: float  # half width of the uniform noise on qpos and qvel at reset
+    reference: Reference
+    gaussian_velocity: bool = False  # qvel's noise is normal, with `reset_noise` as standard deviation
+    velocity_clip: float = INFINITY  # bound on qvel in the observation
+    healthy_reward: float = 0.0
+    healthy_height: tuple[float, float] = (-INFINITY, INFINITY)  # m, open interval
+    healthy_pitch: tuple[float, float] = (-INFINITY, INFINITY)  # rad, open interval
+    healthy_state: float = INFINITY  # bound on |qpos[2:]| and |qvel|, unclipped
+
+
+RUNNERS = (
+    Runner(
+        name="hopper_velocity",
+        model="hopper.xml",
+        timestep=0.002,
+        substeps=4,
+        start=(0.0, 1.25, 0.0, 0.0, 0.0, 0.0),
+        action_size=3,
+        speed_limit=0.7402,
+        control_weight=1e-3,
+        reset_noise=5e-3,
+        reference=Reference("HopperVelocity", 37.05154800415039, 1911.396728515625, 250.0),
+        velocity_clip=10.0,
+        healthy_reward=1.0,
+        healthy_height=(0.7, INFINITY),
+        healthy_pitch=(-0.2, 0.2),
+        healthy_state=100.0,
+    ),
+    Runner(
+        name="walker2d_velocity",
+        model="walker2d.xml",
+        timestep=0.002,
+        substeps=4,
+        start=(0.0, 1.25, *[0.0] * 7),
+        action_size=6,
+        speed_limit=2.3415,
+        control_weight=1e-3,
+        reset_noise=5e-3,
+        reference=Reference("Walker2dVelocity", 18.668498992919922, 3418.223876953125, 300.0),
+        velocity_clip=10.0,
+        healthy_reward=1.0,
+        healthy_height=(0.8, 2.0),
+        healthy_pitch=(-1.0, 1.0),
+    ),
+    Runner(
+        name="half_cheetah_velocity",
+        model="half_cheetah.xml",
+        timestep=0.01,
+        substeps=5,
+        start=(0.0,) * 9,  # its height counts from the stance
+        action_size=6,
+        speed_limit=3.2096,
+        control_weight=0.1,
+        reset_noise=0.1,
+        reference=Reference("HalfCheetahVelocity", 5.7509765625, 2806.93310546875, 250.0),
+        gaussian_velocity=True,
+    ),
+)
+
+
+def make_task(runner: Runner) -> Task:
+    """The velocity task of `runner`, whose qpos starts with x, height, pitch."""
+    control_step = runner.substeps * runner.timestep
+    start = np.asarray(runner.start, np.float32)  # NumPy: nothing runs on a device at import
+    noise = functools.partial(
+        jax.random.uniform, shape=start.shape, minval=-runner.reset_noise, maxval=runner.reset_noise
+    )
+
+    def initialize(key: Key) -> tuple[Array, Array]:
+        position_key, velocity_key = jax.random.split(key)
+        qpos = noise(position_key) + start
+        if runner.gaussian_velocity:
+            return qpos, runner.reset_noise * jax.random.normal(velocity_key, start.shape)
+        return qpos, noise(velocity_key)
+
+    def observe(view: View) -> Array:
+        velocity = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
+        return jnp.concatenate([view.qpos[..., 1:], velocity], axis=-1)
+
+    def speed(before: View, after: View) -> Array:
+        return (after.qpos[..., 0] - before.qpos[..., 0]) / control_step
+
+    def reward(before: View, after: View, action: Array) -> Array:
+        effort = runner.control_weight * jnp.sum(jnp.square(action), axis=-1)
+        return speed(before, after) + runner.healthy_reward - effort
+
+    def step_cost(before: View, after: View, action: Array) -> Array:
+        del action
+        return (speed(before, after) > runner.speed_limit).astype(jnp.float32)
+
+    def terminated(view: View) -> Array:
+        height, pitch = view.qpos[..., 1], view.qpos[..., 2]
+        rest = jnp.concatenate([view.qpos[..., 2:], view.qvel], axis=-1)
+        healthy = _inside(height, *runner.healthy_height) & _inside(pitch, *runner.healthy_pitch)
+        return ~(healthy & jnp.all(jnp.abs(rest) < runner.healthy_state, axis=-1))
+
+    return Task(
+        name=runner.name,
+        model=runner.model,
+        substeps=runner.substeps,
+        episode_length=1000,
+        observation_size=2 * len(runner.start) - 1,
+        action_size=runner.action_size,
+        initialize=initialize,
+        observe=observe,
+        reward=reward,
+        cost=_free,
+        step_cost=step_cost,
+        terminated=terminated,
+        control=lambda action: action,
+        cost_limits=(20.0, 40.0, 80.0),
+        reference=runner.reference,
+    )
+
+
+def _inside(value: Array, low: float, high: float) -> Array:
+    return (low < value) & (value < high)
+
+
+def _free(view: View) -> Array:
+    return jnp.zeros(view.qpos.shape[:-1], jnp.float32)  # speed takes two states: see step_cost
+
+
+TASKS = tuple(make_task(runner) for runner in RUNNERS)

@@ -1,0 +1,91 @@
+"""Data sets of behavior in a maze: wandering episodes, from whose parts a way to the goal can be put together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from safejax.data.dataset import Dataset, from_arrays
+from safejax.envs.maze_behavior import make_behavior
+from safejax.training.rollout import Actors, rollout, start
+from safejax.types import EpisodeStats, Transition, check_range
+
+
+def collect_maze(
+    name: str,
+    kind: str,
+    *,
+    episode_count: int | None = None,
+    step_count: int | None = None,
+    seed: int = 0,
+    engine: str | None = None,
+    env_count: int = 64,
+) -> Dataset:
+    """Data of the maze `name`, made by going from commanded goal to commanded goal.
+
+    Exactly one of the two counts is given. The environments share it: each gives its first episodes, or its first
+    steps, so that neither short nor long episodes are preferred.
+
+    Args:
+      name: a maze, such as "point_maze_medium".
+      kind: "play" or "diverse", see `safejax.envs.maze_behavior`.
+      episode_count: whole episodes.
+      step_count: rows; the last episode of every environment is cut where its rows end, and counts as truncated.
+      seed: of starts, goals and action noise.
+      engine: as in `safejax.envs.make`.
+      env_count: environments side by side; part of the recipe, as the seed is.
+
+    Returns:
+      A Dataset of `episode_count` episodes or `step_count` rows, in which reward is 1 on terminal rows and 0 elsewhere.
+
+    Raises:
+      ValueError: an unknown name, kind or engine; both counts or neither; a count below 1.
+    """
+    name_of_count, count = ("step_count", step_count) if episode_count is None else ("episode_count", episode_count)
+    if count is None or None not in (episode_count, step_count):
+        found = f"episode_count is {episode_count} and step_count {step_count}"
+        raise ValueError(f"{found}, expected one number and one None; give one of them")
+    check_range(name_of_count, count, 1)
+    check_range("env_count", env_count, 1)
+    shares = np.full(env_count, count // env_count)
+    shares[: count % env_count] += 1
+
+    behavior, env = make_behavior(name, kind, engine)
+    key = jax.random.key(seed)
+    actors = start(behavior, env, (), key, env_count)
+    chunks, made = [], np.zeros(env_count, int)
+    while (made < shares).any():
+        actors, chunk, _ = _player(name, kind, engine)(actors, key)
+        env.check()
+        chunks.append(jax.tree.map(np.asarray, chunk))
+        made += len(chunk.last) if episode_count is None else chunks[-1].last.sum(0).astype(int)
+    rows = jax.tree.map(lambda *parts: np.concatenate(parts).swapaxes(0, 1), *chunks)  # [B, T]
+    return _cut(rows, shares, whole=step_count is None)
+
+
+def _cut(rows: Transition, shares: np.ndarray, *, whole: bool) -> Dataset:
+    """The first `shares` [B] episodes, if `whole`, or steps of every environment in `rows` [B, T]."""
+    steps = np.arange(rows.last.shape[1])
+    episodes = np.cumsum(rows.last, axis=1) - rows.last  # ended before this step
+    kept = (episodes if whole else np.broadcast_to(steps, episodes.shape)) < shares[:, None]
+    terminal = rows.discount == 0
+    timeout = ((rows.last > 0) | ((steps == shares[:, None] - 1) & (not whole))) & ~terminal
+    return from_arrays(
+        rows.observation[kept],
+        rows.action[kept],
+        rows.reward[kept],
+        rows.cost[kept],
+        terminals=terminal[kept],
+        timeouts=timeout[kept],
+        next_observations=rows.next_observation[kept],
+    )
+
+
+@functools.cache
+def _player(name: str, kind: str, engine: str | None) -> Callable[..., tuple[Actors, Transition, EpisodeStats]]:
+    """(actors, key) -> the same after one episode length, and what they saw; compiled once."""
+    behavior, env = make_behavior(name, kind, engine)
+    return jax.jit(functools.partial(rollout, behavior, env, (), length=env.episode_length, explore=True))
