@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from loss_parity_terms import TERMS, Term
 from offline_to_online import HERE, OneLineParser, choose, stop
 
 import safejax
@@ -31,6 +33,7 @@ class Peer(NamedTuple):
 
     repository: str
     module: str  # a file that every checkout of it has
+    script: str  # of ours, which runs it
     needs: str
     differences: tuple[str, ...]  # deliberate, and outside of what is compared
 
@@ -46,18 +49,24 @@ PEERS = {
     "diffcps": Peer(
         "felix-thu/DiffCPS",
         "agents/diffcps.py",
+        "loss_parity_torch.py",
         "torch",
         (
-            "the multiplier: ours is projected onto its range when it moves, as in the paper; theirs only when it is used",
+            "the multiplier: ours is projected onto its range when it moves, as in the paper; theirs when it is used",
             *_DIFFUSION,
         ),
     ),
     "diffusion_ql": Peer(
-        "Zhendong-Wang/Diffusion-Policies-for-Offline-RL", "agents/ql_diffusion.py", "torch", _DIFFUSION
+        "Zhendong-Wang/Diffusion-Policies-for-Offline-RL",
+        "agents/ql_diffusion.py",
+        "loss_parity_torch.py",
+        "torch",
+        _DIFFUSION,
     ),
     "idql": Peer(
         "philippe-eecs/IDQL",
         "jaxrl5/agents/ddpm_iql_simple/ddpm_iql_learner.py",
+        "loss_parity_jax.py",
         "jax 0.4.13, flax 0.6.11, optax 0.1.5, distrax 0.1.3, tensorflow-probability 0.20.1",
         (
             "critic loss: theirs is the mean over both critics, ours the sum (compared doubled); Adam hardly sees it",
@@ -73,6 +82,7 @@ PEERS = {
     "iql": Peer(
         "ikostrikov/implicit_q_learning",
         "learner.py",
+        "loss_parity_jax.py",
         "jax 0.4.13, flax 0.6.11, optax 0.1.5, tensorflow-probability 0.20.1",
         (
             "initial weights: ours by variance scaling, theirs orthogonal",
@@ -94,8 +104,8 @@ class Row(NamedTuple):
     limit: float
 
 
-def compare(terms: Iterable[Any]) -> list[Row]:
-    """The rows of `loss_parity_terms.Term`s.
+def compare(terms: Iterable[Term]) -> list[Row]:
+    """The rows of the table.
 
     Raises:
       ValueError: a term whose arrays have other shapes on either side.
@@ -109,9 +119,9 @@ def compare(terms: Iterable[Any]) -> list[Row]:
             np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(side)])
             for side in (theirs, ours)
         ]
-        shown = [float(side[0]) if len(side) == 1 else float(np.linalg.norm(side)) for side in vectors]
+        shown = [float(side[0] if len(side) == 1 else np.linalg.norm(side)) for side in vectors]
         difference, size = np.linalg.norm(vectors[0] - vectors[1]), np.linalg.norm(vectors[0])
-        rows.append(Row(name, *shown, float(difference / max(size, 1e-30)), limit))
+        rows.append(Row(name, shown[0], shown[1], float(difference / max(size, 1e-30)), limit))
     return rows
 
 
@@ -128,10 +138,9 @@ def table(rows: list[Row]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     marks = ["", *("  DIFFERS" if differs(row) else "" for row in rows)]
-    return "\n".join(
-        line[0].ljust(widths[0]) + "".join("  " + cell.rjust(width) for cell, width in zip(line[1:], widths[1:])) + mark
-        for line, mark in zip(lines, marks, strict=True)
-    )
+    padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    names = [line[0].ljust(widths[0]) for line in lines]
+    return "\n".join("  ".join([name, *line[1:]]) + mark for name, line, mark in zip(names, padded, marks, strict=True))
 
 
 def report(peer: str, file: dict[str, np.ndarray]) -> tuple[str, bool]:
@@ -140,9 +149,8 @@ def report(peer: str, file: dict[str, np.ndarray]) -> tuple[str, bool]:
     Raises:
       ValueError: weights or draws that do not fit ours, in one line.
     """
-    from loss_parity_terms import TERMS  # late: it imports every method
-
-    rows = compare(TERMS[peer](file))
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # an accelerator's float32 products are shorter
+        rows = compare(TERMS[peer](file))
     bad = [row.name for row in rows if differs(row)]
     worst = max((row.difference for row in rows), key=lambda value: math.inf if math.isnan(value) else value)
     theirs = f"{PEERS[peer].repository}@{file['text/revision']} ({file['text/versions']})"
@@ -154,15 +162,16 @@ def report(peer: str, file: dict[str, np.ndarray]) -> tuple[str, bool]:
 
 
 def run_peer(peer: str, checkout: Path, python: str) -> dict[str, np.ndarray]:
-    """What loss_parity_peer.py writes under the interpreter `python`.
+    """The file that one update of the peer leaves, run under the interpreter `python`.
 
     Raises:
       ValueError: the peer failed; one line with its last one.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "peer.npz"
-        command = [python, str(HERE / "loss_parity_peer.py"), peer, str(checkout.resolve()), str(output)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [python, str(HERE / PEERS[peer].script), peer, str(checkout.resolve()), str(output)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode:
             last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
             raise ValueError(f"the peer failed: {last} (it needs {PEERS[peer].needs}, and numpy)")
@@ -186,6 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
         text, agree = report(options.peer, run_peer(options.peer, options.checkout, options.python))
     except ValueError as error:
         stop(str(error))
+    except KeyError as error:
+        stop(f"the peer has no {error}: its networks are not those of the expected revision")
     print(text)
     return 0 if agree else 1
 

@@ -1,22 +1,21 @@
-"""Our side of loss_parity.py: the peer's weights and recorded draws in our own `update`, unchanged, and what it computes.
+"""Our side of loss_parity.py: what our own `update`, unchanged, computes from the peer's weights and recorded draws.
 
 Losses are the update's metrics; gradients are read off the first moments of its optimisers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import loss_parity_weights as weights
+import loss_parity_inputs as inputs
 import numpy as np
-from loss_parity_weights import File, fresh, loaded, transitions
+from loss_parity_inputs import File, fresh, loaded, scripted, transitions
 
 from safejax.algorithms import diffcps, diffusion_bc, diffusion_ql, idql, iql
 from safejax.diffusion import add_noise, make_schedule, sample
@@ -38,33 +37,6 @@ class Term(NamedTuple):
 SELECTED = 5e-5  # limit for a few single actions
 
 
-@contextlib.contextmanager
-def scripted(**draws: Sequence[np.ndarray]) -> Iterator[None]:
-    """Functions of `jax.random`, by name, return the given arrays, in turn and in the shape that is asked for.
-
-    Raises:
-      ValueError: a draw of another size, one too many, or one left over.
-    """
-
-    def turns(name: str, arrays: list[np.ndarray]) -> Callable[..., Array]:
-        def draw(key: Any, shape: Sequence[int] = (), *limits: Any, **options: Any) -> Array:
-            del key, limits, options
-            if not arrays or arrays[0].size != np.prod(shape, dtype=int):
-                left = [array.shape for array in arrays]
-                raise ValueError(f"our update asks jax.random.{name} for {tuple(shape)}, the peer's draws are {left}")
-            return jnp.asarray(arrays.pop(0)).reshape(shape)
-
-        return draw
-
-    queues = {name: list(arrays) for name, arrays in draws.items()}
-    with contextlib.ExitStack() as stack:
-        for name, arrays in queues.items():
-            stack.enter_context(mock.patch.object(jax.random, name, turns(name, arrays)))
-        yield
-    if any(queues.values()):
-        raise ValueError(f"our update left {sum(map(len, queues.values()))} of the peer's draws")
-
-
 def gradient_term(name: str, moment: Any, opt_state: Any, factor: float = 1.0) -> Term:
     """Gradients, `factor` times theirs, from the first moments of the one Adam on either side: 0.1 g after one step."""
     parts = jax.tree.leaves(opt_state, is_leaf=lambda part: hasattr(part, "mu"))
@@ -75,7 +47,7 @@ def gradient_term(name: str, moment: Any, opt_state: Any, factor: float = 1.0) -
 
 def iql_terms(file: File) -> Iterator[Term]:
     """One update of IQL."""
-    convert = {"actor": weights.iql_actor, "critic": weights.iql_critics, "value": weights.iql_value}
+    convert = {"actor": inputs.iql_actor, "critic": inputs.iql_critics, "value": inputs.iql_value}
     config = iql.Config(
         discount_factor=file["number/discount"].item(),
         expectile=file["number/expectile"].item(),
@@ -86,13 +58,13 @@ def iql_terms(file: File) -> Iterator[Term]:
     batch = transitions(file)
     algorithm = iql.make(config, action_size=batch.action.shape[-1])
     before = {name: function(file, f"before/{name}") for name, function in convert.items()}
-    target = weights.iql_critics(file, "before/target_critic")
+    target = inputs.iql_critics(file, "before/target_critic")
     state = loaded(fresh(algorithm, batch), **before, target_critic=target)
     after, metrics = algorithm.update(state, batch, jax.random.key(0))
     for name, function in convert.items():
         yield Term(f"{name} loss", file[f"term/{name}_loss"], metrics[f"{name}/loss"])
         yield gradient_term(name, function(file, f"moment/{name}"), getattr(after, name).opt_state)
-    target = weights.iql_critics(file, "after/target_critic")
+    target = inputs.iql_critics(file, "after/target_critic")
     yield Term("target critic after the update", target, after.target_critic)
 
 
@@ -114,11 +86,11 @@ def idql_terms(file: File) -> Iterator[Term]:
     networks = idql.default_networks(batch.action.shape[-1])
     networks = networks._replace(actor=ResidualDenoiser(batch.action.shape[-1], dropout_rate=0.0))
     algorithm = idql.make(config, networks)
-    convert = {"actor": weights.residual_denoiser, "critic": weights.idql_critics, "value": weights.idql_value}
+    convert = {"actor": inputs.residual_denoiser, "critic": inputs.idql_critics, "value": inputs.idql_value}
     theirs = {"actor": "score_model", "critic": "critic", "value": "value"}
     before = {name: function(file, f"before/{theirs[name]}") for name, function in convert.items()}
-    before["ema_actor"] = weights.residual_denoiser(file, "before/target_score_model")
-    before["target_critic"] = weights.idql_critics(file, "before/target_critic")
+    before["ema_actor"] = inputs.residual_denoiser(file, "before/target_score_model")
+    before["target_critic"] = inputs.idql_critics(file, "before/target_critic")
     state = loaded(fresh(algorithm, batch), **before)
     with scripted(normal=[file["draw/noise"]], randint=[file["draw/time_index"]]):
         after, metrics = algorithm.update(state, batch, jax.random.key(0))
@@ -128,9 +100,9 @@ def idql_terms(file: File) -> Iterator[Term]:
         yield Term(f"{text} loss", factor * file[f"term/{name}_loss"], metrics[f"{name}/loss"])
         moment = function(file, f"moment/{theirs[name]}")
         yield gradient_term(text, moment, getattr(after, name).opt_state, factor)
-    target = weights.idql_critics(file, "after/target_critic")
+    target = inputs.idql_critics(file, "after/target_critic")
     yield Term("target critic after the update", target, after.target_critic)
-    averaged = weights.residual_denoiser(file, "after/target_score_model")
+    averaged = inputs.residual_denoiser(file, "after/target_score_model")
     yield Term("averaged actor after the update", averaged, after.ema_actor)
 
     # the last draw of their chain is multiplied by 0, ours is not made
@@ -146,13 +118,13 @@ def idql_terms(file: File) -> Iterator[Term]:
     for kind in ("expectile", "quantile", "exponential"):
         number = {kind: file[f"number/{kind}"].item()}
         algorithm = idql.make(dataclasses.replace(config, value=kind, **number), networks)
-        value = weights.idql_value(file, f"before/{kind}_value")
-        target = weights.idql_critics(file, f"before/{kind}_target_critic")
+        value = inputs.idql_value(file, f"before/{kind}_value")
+        target = inputs.idql_critics(file, f"before/{kind}_target_critic")
         state = loaded(fresh(algorithm, batch), value=value, target_critic=target)
         after, metrics = algorithm.update(state, batch, jax.random.key(0))
         if kind != "exponential":  # theirs is a surrogate, which has the gradient of the loss but not its value
             yield Term(f"paper's {kind} value loss", file[f"term/{kind}_value_loss"], metrics["value/loss"])
-        moment = weights.idql_value(file, f"moment/{kind}_value")
+        moment = inputs.idql_value(file, f"moment/{kind}_value")
         yield gradient_term(f"paper's {kind} value", moment, after.value.opt_state)
 
 
@@ -172,8 +144,8 @@ def diffusion_terms(file: File, module: Any, numbers: Callable[[File], dict[str,
     for name, ours in zip(columns, schedule, strict=True):
         yield Term(name, file[f"before/actor/{name}"], ours)
 
-    before = {name: weights.torch_denoiser(file, f"before/{name}") for name in ("actor", "ema_actor")}
-    before |= {name: weights.torch_critics(file, f"before/{name}") for name in ("critic", "target_critic")}
+    before = {name: inputs.torch_denoiser(file, f"before/{name}") for name in ("actor", "ema_actor")}
+    before |= {name: inputs.torch_critics(file, f"before/{name}") for name in ("critic", "target_critic")}
     denoise = diffusion_bc.denoiser(networks, jax.tree.map(jnp.asarray, before["actor"]), batch.observation)
     index, noise = (jnp.asarray(file[f"draw/plain/{name}"]) for name in ("time_index", "noise"))
     noisy = add_noise(schedule, batch.action, noise, index)
@@ -206,7 +178,7 @@ def diffusion_terms(file: File, module: Any, numbers: Callable[[File], dict[str,
             after, metrics = algorithm.update(state, batch, jax.random.key(0))
         for name, ours in METRICS.items():
             yield Term(f"{text}{name.replace('_', ' ')}", file[f"term/{case}/{name}"], metrics[ours])
-        for name, convert in (("critic", weights.torch_critics), ("actor", weights.torch_denoiser)):
+        for name, convert in (("critic", inputs.torch_critics), ("actor", inputs.torch_denoiser)):
             moment = convert(file, f"moment/{case}/{name}")
             yield gradient_term(f"{text}{name}", moment, getattr(after, name).opt_state)
         if f"term/{case}/multiplier" in file:
@@ -214,9 +186,9 @@ def diffusion_terms(file: File, module: Any, numbers: Callable[[File], dict[str,
             yield Term(f"{text}multiplier after the update", file[f"term/{case}/multiplier"], multiplier.params)
             theirs = 0.1 * file[f"term/{case}/multiplier_gradient"]
             yield gradient_term(f"{text}multiplier", theirs, multiplier.opt_state)
-        target = weights.torch_critics(file, f"after/{case}/target_critic")
+        target = inputs.torch_critics(file, f"after/{case}/target_critic")
         yield Term(f"{text}target critic after the update", target, after.target_critic)
-        averaged = weights.torch_denoiser(file, f"after/{case}/ema_actor")
+        averaged = inputs.torch_denoiser(file, f"after/{case}/ema_actor")
         yield Term(f"{text}averaged actor after the update", averaged, after.ema_actor)
 
     seen = []

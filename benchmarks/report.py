@@ -229,7 +229,7 @@ def _plain(value: Any) -> str:
 class Curve(NamedTuple):
     """Evaluations along the runs of one method."""
 
-    env_steps: np.ndarray  # [K], ascending
+    env_steps: np.ndarray  # [K], ascending; updates, offline
     returns: np.ndarray  # [K, S] per episode
     costs: np.ndarray  # [K, S] per episode
 
@@ -237,18 +237,20 @@ class Curve(NamedTuple):
 def learning_curves(
     path: str | os.PathLike,
     curves: Mapping[str, Curve],
-    cost_limit: float,
+    cost_limit: float | None,
     title: str,
     labels: Sequence[str] | None = None,
+    steps: str = "environment steps",
 ) -> None:
-    """Write a picture of return and cost against environment steps: means with 95 % bands over seeds.
+    """Write a picture of return and cost against steps: means with 95 % bands over seeds.
 
     Args:
       path: of the PNG file.
       curves: label -> Curve.
-      cost_limit: per episode, cost units; drawn as a dashed line.
+      cost_limit: per episode, cost units; drawn as a dashed line if there is one.
       title: above both panels.
       labels: of a whole set of pictures, so that each keeps its colour in all; by default those of `curves`.
+      steps: what the horizontal axis counts.
     """
     labels = list(curves) if labels is None else list(labels)
     figure = Figure(figsize=(9.0, 3.9), layout="constrained")
@@ -264,15 +266,16 @@ def learning_curves(
             if not np.isnan(half_width).all():
                 axes.fill_between(thousands, mean - half_width, mean + half_width, color=color, alpha=0.17, linewidth=0)
         axes.set_xlim(0.0, last_step)
-        axes.set_xlabel("environment steps (thousands)")
+        axes.set_xlabel(f"{steps} (thousands)")
         axes.set_ylabel(f"episode {name.removesuffix('s')}")
     costs = panels[1]
     # bands are symmetric and would reach below zero, where no cost can be
-    top = max(costs.get_ylim()[1], 1.3 * cost_limit)
+    top = max(costs.get_ylim()[1], 1.3 * (cost_limit or 0.0), 1e-3)
     costs.set_ylim(-0.02 * top, top)
-    costs.axhline(cost_limit, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
-    beside = costs.get_yaxis_transform()
-    costs.text(1.01, cost_limit, f"limit {cost_limit:g}", transform=beside, va="center", color=INK)
+    if cost_limit is not None:
+        costs.axhline(cost_limit, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
+        beside = costs.get_yaxis_transform()
+        costs.text(1.01, cost_limit, f"limit {cost_limit:g}", transform=beside, va="center", color=INK)
     figure.suptitle(title, fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize="small", frameon=False)

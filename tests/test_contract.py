@@ -22,7 +22,6 @@ from safejax import checkpoint
 from safejax.algorithms import MODULES, bc, cpq, diffusion_bc, extraction, idql, iql, marvel, pex, ppo_lag, sac_lag
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
-from safejax.diffusion import DiffusionConfig
 from safejax.training import train_offline
 from safejax.types import Algorithm, EpisodeStats, Transition
 
@@ -38,12 +37,6 @@ class Case:
     make: Callable[[], Algorithm]
     uses_reward: bool = True  # a NaN reward must show in its metrics
     is_discrete: bool = False
-
-
-def frozen_diffusion() -> pex.Networks:
-    """Policy expansion beside a diffusion policy."""
-    actor = idql.default_networks(ACTION, HIDDEN).actor
-    return pex.default_networks(ACTION, HIDDEN, frozen=pex.FrozenDiffusion(actor, DiffusionConfig(), 3))
 
 
 CASES = {
@@ -72,8 +65,12 @@ CASES = {
         lambda: extraction.make(networks=extraction.default_networks(ACTION, HIDDEN)), uses_reward=False
     ),
     "pex": Case(lambda: pex.make(networks=pex.default_networks(ACTION, HIDDEN))),
-    "pex_safe": Case(lambda: pex.make(pex.Config(safety=SAFETY), frozen_diffusion())),
-    "pex_alignment": Case(lambda: pex.make_alignment(pex.Config(safety=SAFETY), frozen_diffusion())),
+    "pex_safe": Case(
+        lambda: pex.make(pex.Config(safety=SAFETY), pex.default_networks(ACTION, HIDDEN, frozen="residual"))
+    ),
+    "pex_alignment": Case(
+        lambda: pex.make_alignment(pex.Config(safety=SAFETY), pex.default_networks(ACTION, HIDDEN, frozen="residual"))
+    ),
     "marvel_alignment": Case(lambda: marvel.make_alignment(networks=marvel.default_networks(ACTION, HIDDEN))),
     "marvel_finetuning": Case(lambda: marvel.make_finetuning(networks=marvel.default_networks(ACTION, HIDDEN))),
     "toy_on_policy": Case(lambda: toy_algorithms.on_policy(ACTION)),

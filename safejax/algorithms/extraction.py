@@ -1,8 +1,8 @@
-"""A Gaussian policy out of a diffusion policy and its critic, by weighted regression: a bridge to Marvel. Ours.
+"""A Gaussian policy out of any policy and its critic, by weighted regression: a bridge to Marvel. Ours.
 
 SAC-Lagrangian fine-tunes actors with a density, which a diffusion policy lacks. Here K candidates of the frozen
-diffusion policy are drawn for every state of the data, weighed by the softmax of beta (Q - lambda Qc) over the
-candidates, and a Gaussian actor maximises the weighted log-likelihood: advantage-weighted regression whose
+policy (see `proposal.py`) are drawn for every state of the data, weighed by the softmax of beta (Q - lambda Qc) over
+the candidates, and a Gaussian actor maximises the weighted log-likelihood: advantage-weighted regression whose
 normaliser is computed instead of clipped. `warm_start` fills `frozen`, `critic` and, from a safe form, `safety`;
 nothing but the actor moves. Shapes: B batch, K candidates, O observation, A action.
 """
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import diffusion_bc, in_sample, safety
+from safejax.algorithms import in_sample, safety
 from safejax.algorithms.bc import act
+from safejax.algorithms.proposal import make_proposal
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
-from safejax.diffusion import DiffusionConfig
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.networks import Critic, GaussianActor, ensemble
 from safejax.types import (
@@ -42,15 +42,13 @@ from safejax.types import (
 class Config:
     """Numbers of the extraction."""
 
-    inverse_temperature: float = 3.0  # beta; 0 clones the diffusion policy
-    candidate_count: int = 8  # K
+    inverse_temperature: float = 3.0  # beta; 0 clones the frozen policy
     learning_rate: float = 3e-4
-    diffusion: DiffusionConfig = DiffusionConfig()  # of the frozen policy
     safety: SafetyConfig | None = None  # of the frozen policy, if it has one
 
 
 class Networks(NamedTuple):
-    """actor: [B, O] -> distribution, to be learned; frozen: the denoiser; critic: [B, O], [B, A] -> [E, B]."""
+    """actor: [B, O] -> distribution, to be learned; frozen: of `proposal.py`; critic: [B, O], [B, A] -> [E, B]."""
 
     actor: Network
     frozen: Any
@@ -63,17 +61,19 @@ class State(NamedTuple):
 
     step: Array  # [] int32, gradient steps
     actor: TrainState
-    frozen: Params  # of the diffusion policy
+    frozen: Params  # of the frozen policy
     critic: Params
     safety: Any  # SafetyState, or (); frozen too
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
-    """A tanh-normal actor for Marvel; the frozen parts are IDQL's, replace them by those of the method at hand."""
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, frozen: str = "residual"
+) -> Networks:
+    """A tanh-normal actor for Marvel, twin critics, and a frozen policy, a key of `proposal.PROPOSALS`."""
     hidden_sizes = tuple(hidden_sizes)
     return Networks(
         actor=GaussianActor(action_size, hidden_sizes),
-        frozen=diffusion_bc.residual_denoiser(action_size, hidden_sizes[:1] * 3),
+        frozen=make_proposal(frozen, action_size, hidden_sizes),
         critic=ensemble(Critic(hidden_sizes), 2),
         safety=safety.default_networks(hidden_sizes),
     )
@@ -86,7 +86,7 @@ def init(key: Key, example: Transition, *, config: Config, networks: Networks) -
     return State(
         step=jnp.zeros((), jnp.int32),
         actor=train_state(networks.actor.init(actor_key, example.observation), adam(config.learning_rate)),
-        frozen=networks.frozen.init(frozen_key, *pair, jnp.zeros((), jnp.int32)),
+        frozen=networks.frozen.init(frozen_key, *pair),
         critic=networks.critic.init(critic_key, *pair),
         safety=safety.init(safety_key, example, config=config.safety, networks=networks.safety),
     )
@@ -95,15 +95,7 @@ def init(key: Key, example: Transition, *, config: Config, networks: Networks) -
 def update(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> tuple[State, Metrics]:
     """One step of the Gaussian actor at the observations of `batch` [B]."""
     observation = batch.observation
-    candidates = diffusion_bc.propose(
-        state.frozen,
-        observation,
-        key,
-        config.candidate_count,
-        explore=True,
-        config=config,
-        networks=diffusion_bc.Networks(networks.frozen),
-    )
+    candidates = networks.frozen.propose(state.frozen, observation, key, explore=True)
     q = in_sample.candidate_values(networks.critic, state.critic, observation, candidates)
     score, _ = safety.penalize(state.safety, q, q[0], observation, candidates, networks=networks.safety)
     weight = jax.nn.softmax(config.inverse_temperature * score, axis=0)
@@ -121,7 +113,6 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
 def make(config: Config = Config(), networks: Networks | None = None, *, action_size: int | None = None) -> Algorithm:
     """Check the numbers and bind them; networks default to `default_networks(action_size)`."""
     check_range("inverse_temperature", config.inverse_temperature, 0.0)
-    check_range("candidate_count", config.candidate_count, 1)
     check_range("learning_rate", config.learning_rate, 0.0, open_low=True)
     networks = choose_networks(networks, default_networks, action_size)
     return bind(config=config, networks=networks, batch=BatchSpec.uniform(), init=init, update=update, act=act)

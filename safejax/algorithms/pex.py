@@ -4,7 +4,7 @@ Zhang et al. 2023, https://arxiv.org/abs/2302.00935. Candidates are the frozen p
 policy; one of them acts, with probability softmax(min Q(s, a_i) / alpha). Q and V go on learning as in IQL, from
 batches that are half offline data; the new policy imitates what the pair of policies chose, weighted by exp(beta A).
 
-Ours: the frozen policy may be a diffusion policy that offers several candidates (`FrozenDiffusion`); without
+Ours: the frozen policy may offer several candidates, as a diffusion policy does (see `proposal.py`); without
 `explore` the best candidate acts (the authors' evaluation draws in one state of ten); the safe form scores candidates
 by Q - lambda Qc, with the cost values of `safety.py` and a multiplier that finished episodes move. `make_alignment`
 is Marvel's value pre-alignment for this State: it fits the values to the frozen policy on offline data, and so
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from safejax.algorithms import diffusion_bc, in_sample, iql, safety
+from safejax.algorithms.proposal import make_proposal
 from safejax.algorithms.safety import SafetyNetworks
-from safejax.diffusion import DiffusionConfig
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.policy import advantage_weight
 from safejax.losses.value import expectile_loss
@@ -58,44 +58,8 @@ class Config(iql.Config):
     offline_fraction: float = 0.5
 
 
-@dataclass(frozen=True)
-class FrozenGaussian:
-    """A frozen actor whose only candidate is its mode."""
-
-    actor: Network
-
-    def init(self, key: Key, observation: ArrayTree, action: Array) -> Params:
-        """Parameters to be replaced by `warm_start`."""
-        del action
-        return self.actor.init(key, observation)
-
-    def propose(self, params: Params, observation: ArrayTree, key: Key, *, explore: bool) -> Array:
-        """[1, B, A] for observations [B, O]."""
-        del key, explore
-        return jnp.clip(self.actor.apply(params, observation).mode(), -1.0, 1.0)[None]
-
-
-@dataclass(frozen=True)
-class FrozenDiffusion:
-    """A frozen denoiser that offers `candidate_count` draws."""
-
-    actor: Any
-    diffusion: DiffusionConfig
-    candidate_count: int = 8
-
-    def init(self, key: Key, observation: ArrayTree, action: Array) -> Params:
-        """Parameters to be replaced by `warm_start`."""
-        return self.actor.init(key, observation, action, jnp.zeros((), jnp.int32))
-
-    def propose(self, params: Params, observation: ArrayTree, key: Key, *, explore: bool) -> Array:
-        """[K, B, A] for observations [B, O]; fixed noise unless `explore`."""
-        return diffusion_bc.propose(
-            params, observation, key, self.candidate_count, explore=explore, config=self, networks=self
-        )
-
-
 class Networks(NamedTuple):
-    """actor: [B, O] -> distribution, the new one; frozen: `FrozenGaussian` or `FrozenDiffusion`; values as in `iql`."""
+    """actor: [B, O] -> distribution, the new one; frozen: of `proposal.py`; values as in `iql`."""
 
     actor: Network
     frozen: Any
@@ -117,11 +81,11 @@ class State(NamedTuple):
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, frozen: Any | None = None
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, frozen: str = "gaussian"
 ) -> Networks:
-    """IQL's networks beside `frozen`, by default a Gaussian actor of the same sizes."""
+    """IQL's networks beside a frozen policy of the same sizes, a key of `proposal.PROPOSALS`."""
     offline = iql.default_networks(action_size, hidden_sizes)
-    return Networks(offline.actor, frozen or FrozenGaussian(offline.actor), *offline[1:])
+    return Networks(offline.actor, make_proposal(frozen, action_size, hidden_sizes), *offline[1:])
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

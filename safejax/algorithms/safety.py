@@ -25,7 +25,18 @@ from safejax.losses.policy import lagrangian
 from safejax.losses.value import expectile_loss
 from safejax.multipliers import MultiplierConfig, MultiplierState, adapt_multiplier, make_multiplier
 from safejax.networks import Critic, Value, ensemble
-from safejax.types import Array, ArrayTree, EpisodeStats, Key, Metrics, Network, Params, TrainState, Transition, check_range
+from safejax.types import (
+    Array,
+    ArrayTree,
+    EpisodeStats,
+    Key,
+    Metrics,
+    Network,
+    Params,
+    TrainState,
+    Transition,
+    check_range,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def make_behavior(name: str, kind: str, engine: str | None = None) -> tuple[Algo
 
     Returns:
       An `Algorithm` whose state is () and whose carry [B] is the goal commanded, exploring with action noise; and
-      the task `name` that differs from the evaluated one in `reset` only: no episode starts in the goal's cell.
+      the maze, which differs from the evaluated one in where episodes start only: never in the goal's cell.
 
     Raises:
       ValueError: an unknown name, kind or engine.
@@ -107,8 +107,8 @@ def waypoint_policy(maze: Maze, goals: np.ndarray) -> Algorithm:
       maze: where the mass is.
       goals: [K, 2] rows and columns, K >= 2.
     """
-    columns, shape = len(maze.drawing[0]), np.array([len(maze.drawing), len(maze.drawing[0])])
-    middles = centers(maze, np.indices(shape).reshape(2, -1).T)  # [R * C, 2]
+    rows, columns = is_wall(maze).shape
+    middles = centers(maze, np.indices((rows, columns)).reshape(2, -1).T)  # [R * C, 2]
     following = next_cells(is_wall(maze))
     goal_cells = (goals @ [columns, 1]).astype(np.int32)  # [K]
 
@@ -141,8 +141,8 @@ def waypoint_policy(maze: Maze, goals: np.ndarray) -> Algorithm:
 
     def _cell(position: Array) -> Array:
         """[B] numbers of the cells that hold `position` [B, 2]."""
-        row = jnp.floor(shape[0] / 2 - position[:, 1])
-        column = jnp.floor(position[:, 0] + shape[1] / 2)
+        row = jnp.floor(rows / 2 - position[:, 1])
+        column = jnp.floor(position[:, 0] + columns / 2)
         return (row * columns + column).astype(jnp.int32)
 
     return Algorithm(

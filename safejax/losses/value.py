@@ -64,7 +64,7 @@ def quantile_loss(predictions: Array, targets: Array, quantile: float | Array) -
 
 
 def exponential_loss(predictions: Array, targets: Array, temperature: float | Array) -> Array:
-    """exp(alpha u) - alpha u with u = targets - predictions; its minimiser is the soft maximum log E[exp(alpha q)] / alpha.
+    """exp(alpha u) - alpha u, u = targets - predictions; its minimiser is the soft maximum log E[exp(alpha q)] / alpha.
 
     Beyond alpha u = 5 the exponential goes on as its tangent, so that one outlier cannot overflow it; the authors'
     code does so beyond log 6, where the tangent already bends the minimiser.

@@ -1,4 +1,4 @@
-"""Official weights and batches in the shape of ours, for loss_parity.py.
+"""Official weights, batches and random draws put into our code, for loss_parity.py.
 
 A file is what loss_parity_peer.py wrote, as a dictionary of arrays. A `prefix` is "before/critic", "moment/critic" and
 so on: gradients have the names and shapes of parameters, and convert alike.
@@ -6,14 +6,16 @@ so on: gradients have the names and shapes of parameters, and convert alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.types import Algorithm, Params, Transition
+from safejax.types import Algorithm, Array, Params, Transition
 
 File = dict[str, np.ndarray]
 
@@ -121,11 +123,39 @@ def loaded(state: Any, **params: Params) -> Any:
 
 def transitions(file: File) -> Transition:
     """The peer's batch; costs are 0 and nothing ends but by terminating."""
-    rows = {name: jnp.asarray(file[f"batch/{name}"]) for name in ("observation", "action", "reward", "discount")}
-    zeros = jnp.zeros_like(rows["reward"])
-    return Transition(**rows, cost=zeros, last=zeros, next_observation=jnp.asarray(file["batch/next_observation"]))
+    order = ("observation", "action", "reward", "discount", "next_observation")
+    observation, action, reward, discount, following = (jnp.asarray(file[f"batch/{name}"]) for name in order)
+    zeros = jnp.zeros_like(reward)
+    return Transition(observation, action, reward, zeros, discount, zeros, following)
 
 
 def fresh(algorithm: Algorithm, batch: Transition) -> Any:
     """A state for transitions like those of the batch."""
     return algorithm.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], batch))
+
+
+@contextlib.contextmanager
+def scripted(**draws: Sequence[np.ndarray]) -> Iterator[None]:
+    """Functions of `jax.random`, by name, return the given arrays, in turn and in the shape that is asked for.
+
+    Raises:
+      ValueError: a draw of another size, one too many, or one left over.
+    """
+
+    def turns(name: str, arrays: list[np.ndarray]) -> Callable[..., Array]:
+        def draw(key: Any, shape: Sequence[int] = (), *limits: Any, **options: Any) -> Array:
+            del key, limits, options
+            if not arrays or arrays[0].size != np.prod(shape, dtype=int):
+                left = [array.shape for array in arrays]
+                raise ValueError(f"our update asks jax.random.{name} for {tuple(shape)}, the peer's draws are {left}")
+            return jnp.asarray(arrays.pop(0)).reshape(shape)
+
+        return draw
+
+    queues = {name: list(arrays) for name, arrays in draws.items()}
+    with contextlib.ExitStack() as stack:
+        for name, arrays in queues.items():
+            stack.enter_context(mock.patch.object(jax.random, name, turns(name, arrays)))
+        yield
+    if any(queues.values()):
+        raise ValueError(f"our update left {sum(map(len, queues.values()))} of the peer's draws")

@@ -1,0 +1,272 @@
+"""Offline methods side by side on one data set: python benchmarks/offline.py --help
+
+Trains every method on the same rows with several seeds under one vmap, plays the policy every k updates, and prints
+the LAST checkpoint's return (the best one only under its own heading), with intervals over seeds and, where the data
+set has them, the papers' numbers beside. The data set is a file or the name of one that is made here and cached, such
+as point_maze_medium-play or hopper_velocity-medium-replay. The same command continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import behavior
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+from offline_presets import METHODS, PUBLISHED, REWARDS, Setting, setting
+from offline_to_online import OneLineParser, choose, stop
+
+from safejax import algorithms, envs, training
+from safejax.algorithms.safety import SafetyConfig
+from safejax.checkpoint import CheckpointError
+from safejax.data.dataset import Dataset, DatasetError, check_widths, episode_returns, read_dsrl
+from safejax.runs import Interrupted, Run, RunError, save_policy, write_json
+from safejax.types import Algorithm, Array, Env, example_transition
+
+_UPDATE, _EVALUATION = range(2)  # tags of the keys
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; choices are checked in `main`."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True, help="an HDF5 file, or <task>-<kind>: " + ", ".join(behavior.KINDS))
+    add("--task", default=None, help="task to play the policy in (default: the data set's)")
+    add("--methods", default="iql,idql,align_iql", help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")
+    add("--seeds", type=int, default=3, help="trained under one vmap (default: %(default)s)")
+    add("--seed", type=int, default=0, help="first seed (default: %(default)s)")
+    add("--updates", type=int, default=None, help="gradient steps (default: the preset's)")
+    add("--every", type=int, default=10_000, help="updates between evaluations (default: %(default)s)")
+    add("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
+    add("--sampled", action="store_true", help="play with the method's stochastic acting (default: deterministic)")
+    add("--safe", type=float, default=None, metavar="LIMIT", help="the safe form of each method, cost units an episode")
+    add("--preset", default="default", help="default (two CPU cores) or paper (a GPU) (default: %(default)s)")
+    add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
+    add("--output", type=Path, default=None, help="run directory (default: runs/offline-<data>-...)")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the training of one method needs to know."""
+
+    run: Run
+    env: Env
+    seeds: tuple[int, ...]
+    every: int
+    episodes: int
+    sampled: bool
+
+    def keys(self, tag: int) -> Array:
+        """One key per seed [S]."""
+        return jnp.stack([jax.random.fold_in(jax.random.key(seed), tag) for seed in self.seeds])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the options, then train or continue."""
+    options = parse(arguments)
+    rows = [choose("methods", name, METHODS) for name in options.methods.split(",")]
+    choose("preset", options.preset, ("default", "paper"))
+    if options.seeds < 1 or options.every < 1 or options.episodes < 1:
+        stop(f"--seeds {options.seeds}, --every {options.every}, --episodes {options.episodes}: expected at least 1")
+    jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
+    try:
+        path, name, task = find(options)
+        env = envs.make(task, options.engine)
+        dataset, _ = read_dsrl(path)
+        check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+        settings = {row: chosen(row, name, env, options) for row in rows}
+        seeds = tuple(range(options.seed, options.seed + options.seeds))
+        safe = f"-limit{options.safe:g}" if options.safe is not None else ""
+        output = options.output or Path("runs") / f"offline-{name}{safe}-seed{options.seed}"
+        config = {"benchmark": "offline", "data": str(path.resolve()), "seeds": seeds, "task": task}
+        config |= {"updates": options.updates, "preset": options.preset, "safe": options.safe}
+        config |= {"every": options.every, "episodes": options.episodes, "sampled": options.sampled}
+        with Run.open(output, config) as run:
+            job = Job(run, env, seeds, options.every, options.episodes, options.sampled)
+            print(write(job, name, dataset, {row: train(job, row, settings[row], dataset) for row in rows}))
+    except Interrupted as interruption:
+        print(f"{interruption}; the same command continues", file=sys.stderr)
+    except (RunError, DatasetError, CheckpointError, ValueError, FloatingPointError) as error:
+        stop(str(error))
+
+
+def find(options: argparse.Namespace) -> tuple[Path, str, str]:
+    """The data set's file, its name and the task that its policies play."""
+    if (path := Path(options.data)).is_file():
+        if options.task is None:
+            stop(f"--data is the file {options.data}, expected --task beside it; one of {', '.join(envs.names())}")
+        return path, path.stem, choose("task", options.task, envs.names())
+    task, _ = behavior.split(options.data)
+    path = behavior.make(options.data, options.cache / "datasets", engine=options.engine)
+    return path, options.data, choose("task", options.task or task, envs.names())
+
+
+def chosen(row: str, data: str, env: Env, options: argparse.Namespace) -> Setting:
+    """The preset of one method on one data set, with what the command line changes."""
+    found = setting(row, data, options.preset)
+    if options.updates is not None:
+        found = replace(found, updates=options.updates)
+    if options.safe is not None:
+        limit = SafetyConfig(cost_limit=options.safe, episode_length=env.episode_length)
+        if not hasattr(found.config, "safety"):
+            stop(f"--safe is {options.safe:g}, but {row} has no safe form; leave it out of --methods")
+        found = replace(found, config=replace(found.config, safety=limit))
+    return found
+
+
+def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, Any]:
+    """Every seed of one method, chunk by chunk: the records of its evaluations, and the learner saved."""
+    module = algorithms.module(METHODS[row])
+    networks = module.default_networks(job.env.action_size, chosen.hidden_sizes, **chosen.network_options)
+    algorithm = module.make(chosen.config, networks)
+    scaled = scale_rewards(dataset, chosen.reward)
+    keys, example = job.keys(_UPDATE), example_transition(job.env)
+    axes = shared_step(jax.eval_shape(algorithm.init, keys[0], example))
+    init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None), out_axes=axes))
+    step_count = min(job.every, chosen.updates)
+    loop = functools.partial(
+        training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size
+    )
+    learn = jax.jit(jax.vmap(loop, in_axes=(axes, None, 0), out_axes=(axes, 0)), donate_argnums=0)
+    play = evaluator(job, algorithm, axes)
+
+    def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
+        began = time.perf_counter()
+        state, metrics = jax.block_until_ready(learn(state, scaled, keys))
+        record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
+        record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()}
+        return state, record | play(state)
+
+    state = job.run.stage(
+        row, lambda: init(keys, example), advance, max(1, chosen.updates // step_count), check=job.env.check
+    )
+    (job.run.directory / "policies").mkdir(exist_ok=True)
+    whole = state._replace(step=jnp.broadcast_to(state.step, keys.shape))
+    save = functools.partial(
+        save_policy,
+        state=whole,
+        config=chosen.config,
+        method=METHODS[row],
+        action_size=job.env.action_size,
+        observation_size=job.env.observation_spec.shape[-1],
+        hidden_sizes=chosen.hidden_sizes,
+        seeds=job.seeds,
+        task=job.env.name,
+    )
+    job.run.once(f"policies/{row}", save)
+    return {"setting": chosen, "records": job.run.metrics(row)}
+
+
+def shared_step(state: Any) -> Any:
+    """vmap axes of a State: seeds share their step counter, so that `cond` on it stays a branch and skips work."""
+    return jax.tree.map(lambda _: 0, state)._replace(step=None)
+
+
+def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
+    """The data set with the rewards that the papers train on; evaluations report the task's own."""
+    returns = np.asarray(episode_returns(dataset)[0])
+    reward = REWARDS[kind](np.asarray(dataset.transitions.reward), returns)
+    rows = dataset.transitions._replace(reward=jnp.asarray(reward, jnp.float32))
+    return dataset._replace(transitions=rows)
+
+
+def evaluator(job: Job, algorithm: Algorithm, axes: Any) -> Any:
+    """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation."""
+
+    def play(state: Any, key: Array) -> dict[str, Array]:
+        episodes = training.evaluate(algorithm, job.env, state, key, job.episodes, explore=job.sampled)
+        sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
+        return {name: jnp.mean(value) for name, value in sums.items()}
+
+    jitted = jax.jit(jax.vmap(play, in_axes=(axes, 0)))
+    return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
+
+
+def write(job: Job, data: str, dataset: Dataset, trained: dict[str, dict[str, Any]]) -> str:
+    """results.json, table.txt and learning_curves.png; the table to print."""
+    published = PUBLISHED.get(data, {})
+    lines = [("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "published")]
+    for row, result in trained.items():
+        records = result["records"]
+        returns = np.array([record["return"] for record in records])  # [K, S]
+        last = {name: np.array(records[-1][name]) for name in ("return", "cost", "length")}
+        rate = _rate(records, len(job.seeds))
+        best = report.interval(returns[np.argmax(returns.mean(1))])
+        text = [_mean(report.interval(last[name])) for name in ("return", "cost", "length")]
+        lines.append((row, *text, _mean(best), "-" if rate is None else f"{rate:.0f}", published.get(row, "-")))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+    behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
+    acting = "sampled" if job.sampled else "deterministic"
+    notes = (
+        f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
+        f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
+        f"{len(job.seeds)} seeds, {job.episodes} {acting} episodes each; +- 95 % Student-t over seeds; 'best' picks "
+        "the evaluation with the highest mean and is no result; updates/s: all seeds together",
+    )
+    table = "\n".join([*rows, *notes])
+    results = {
+        "command": " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]]),
+        "versions": {name: importlib.metadata.version(name) for name in ("safejax", "jax", "mujoco", "optax")},
+        "device": jax.devices()[0].device_kind,
+        "data": data,
+        "seeds": list(job.seeds),
+        "behavior": {"return": float(behavior_returns.mean()), "cost": float(behavior_costs.mean())},
+        "methods": {
+            row: {
+                "updates": [record["updates"] for record in result["records"]],
+                **{name: [record[name] for record in result["records"]] for name in ("return", "cost", "length")},
+                "updates_per_second": _rate(result["records"], len(job.seeds)),
+                "setting": asdict(result["setting"]),
+            }
+            for row, result in trained.items()
+        },
+        "published": published,
+    }
+    write_json(job.run.directory / "results.json", results)
+    (job.run.directory / "table.txt").write_text(table + "\n")
+    curves = {
+        row: report.Curve(
+            *(np.array([record[name] for record in result["records"]]) for name in ("updates", "return", "cost"))
+        )
+        for row, result in trained.items()
+    }
+    limit = getattr(next(iter(trained.values()))["setting"].config, "safety", None)
+    report.learning_curves(
+        job.run.directory / "learning_curves.png",
+        curves,
+        limit.cost_limit if limit else None,
+        f"{data}, {len(job.seeds)} seeds",
+        steps="updates",
+    )
+    return f"{table}\nwritten to {job.run.directory}"
+
+
+def _rate(records: list[dict[str, Any]], seed_count: int) -> float | None:
+    """Updates per second over all seeds, without the first chunk, which compiles; None if there is no other."""
+    rest = records[1:]
+    if not rest:
+        return None
+    count = (rest[-1]["updates"] - records[0]["updates"]) * seed_count
+    return count / sum(record["train_s"] for record in rest)
+
+
+def _mean(interval: tuple[Any, Any]) -> str:
+    mean, half_width = interval
+    return f"{mean:.2f} +- {half_width:.2f}"
+
+
+if __name__ == "__main__":
+    main()
