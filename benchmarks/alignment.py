@@ -11,9 +11,11 @@ import argparse
 import functools
 import itertools
 import json
+import operator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bridges
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,14 +111,16 @@ def load(directory: Path, config: dict[str, Any], env: Env) -> Critics:
       CheckpointError: a checkpoint is missing, damaged, or of other networks.
     """
     budget = from_plain(presets.Budget, config["budget"])
-    rows = [name for name in config["methods"] if name in presets.METHODS and presets.METHODS[name].aligned]
+    methods = {name: presets.METHODS[name] for name in config["methods"] if name in presets.METHODS}
+    rows = [name for name, method in methods.items() if method.aligned and method.learner == "marvel"]
     if not rows:
         raise RunError(f"{directory}: has no aligned critics; run it with --methods marvel first")
     # rows that align share the stage and what its targets depend on, so any of their configurations will do
     aligning = from_plain(marvel.Config, config["methods"][rows[0]])
     networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
     sizes = {"action_size": env.action_size, "episode_length": env.episode_length}
-    offline, _, fields = presets.offline_algorithm(config["offline"], budget, **sizes, limit=config["limit"])
+    offline = bridges.offline(config["offline"], budget, **sizes, limit=config["limit"])
+    online = bridges.online(methods[rows[0]], offline, config["limit"])
 
     def like(init: Any) -> Any:
         keys = jax.random.split(jax.random.key(0), len(config["seeds"]))
@@ -126,9 +130,11 @@ def load(directory: Path, config: dict[str, Any], env: Env) -> Critics:
     done, aligned = checkpoint.Checkpoints(directory / "checkpoints" / "alignment").latest(shapes) or (0, None)
     if aligned is None or done < phases.ALIGNMENT_CHUNKS:
         raise RunError(f"{directory}: alignment is not finished; run it with --methods marvel first")
-    pretrained = checkpoint.restore(directory / "pretrained", like(offline.init))
-    known = [signal for signal, field in SIGNALS.items() if f"{field}.params" in fields]
-    before = {signal: getattr(pretrained, SIGNALS[signal]).params for signal in known}
+    pretrained = checkpoint.restore(directory / "pretrained", like(offline.algorithm.init))
+    # what an extraction was started from is not kept: such a run has no critics to compare with
+    fields = {} if online.extracted else online.fields
+    known = {signal: fields[f"{field}.params"] for signal, field in SIGNALS.items() if f"{field}.params" in fields}
+    before = {signal: operator.attrgetter(path)(pretrained) for signal, path in known.items()}
     after = {signal: getattr(aligned, field).params for signal, field in SIGNALS.items()}
     return Critics(aligning, networks, aligned, before, after)
 

@@ -1,8 +1,9 @@
 """Bandits with actions in the square [-1, 1]^2 and one state: their data, their true rewards, and scores of actions.
 
-DiffCPS's noisy circle in both readings of its noise (https://arxiv.org/abs/2310.05333, section 3.1), Diffusion-QL's four
-modes (https://arxiv.org/abs/2208.06193), and two of ours, where half of the modes pay. Also the diffusion chain with the
-exact denoiser of a data set, which tells what a chain of T steps can do at best. Shapes: N actions, M data points.
+DiffCPS's noisy circle in both readings of its noise (https://arxiv.org/abs/2310.05333, section 3.1), Diffusion-QL's
+four modes (https://arxiv.org/abs/2208.06193), and two of ours, where half of the modes pay. Also the diffusion chain
+with the exact denoiser of a data set: what a chain of T steps makes of the data if its network has learned everything.
+Shapes: N actions, M data points.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def assign(problem: Problem, actions: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def hit_rates(data: np.ndarray, actions: np.ndarray) -> dict[str, float]:
-    """Threshold -> share of actions [N, 2] whose nearest data point, of [M, 2], is closer than that: DiffCPS's score."""
+    """Threshold -> share of actions [N, 2] whose nearest data point, of [M, 2], is closer: DiffCPS's score."""
     distance, _ = KDTree(data).query(actions)
     return {f"{threshold:g}": float(np.mean(distance < threshold)) for threshold in THRESHOLDS}
 

@@ -125,9 +125,7 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
         episodes = training.evaluate(player, env, actor, key, 10)
         return state, transitions, jnp.mean(episodes.episode_return)
 
-    warm_up, learn = (
-        jax.jit(functools.partial(chunk, updates), donate_argnums=0) for updates in (0, recipe.env_count)
-    )
+    warm_up, learn = (jax.jit(functools.partial(chunk, updates), donate_argnums=0) for updates in (0, recipe.env_count))
 
     def initial() -> Any:
         learner = algorithm.init(key, example_transition(env))

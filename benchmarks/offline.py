@@ -136,9 +136,7 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
     axes = shared_step(jax.eval_shape(algorithm.init, keys[0], example))
     init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None), out_axes=axes))
     step_count = min(job.every, chosen.updates)
-    loop = functools.partial(
-        training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size
-    )
+    loop = functools.partial(training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size)
     learn = jax.jit(jax.vmap(loop, in_axes=(axes, None, 0), out_axes=(axes, 0)), donate_argnums=0)
     play = evaluator(job, algorithm, axes)
 
@@ -162,6 +160,7 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
         action_size=job.env.action_size,
         observation_size=job.env.observation_spec.shape[-1],
         hidden_sizes=chosen.hidden_sizes,
+        network_options=chosen.network_options,
         seeds=job.seeds,
         task=job.env.name,
     )

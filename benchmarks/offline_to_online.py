@@ -29,12 +29,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--task", default="ball_circle", help="task name (default: %(default)s)")
-    add("--offline", default="cpq", help="pre-training method: cpq, iql or bc (default: %(default)s)")
+    add(
+        "--offline",
+        default="cpq",
+        help="pre-training method: cpq, bc, iql, idql, align_iql, diffcps, ... and their safe forms, safe_iql, ..."
+        " (default: %(default)s)",
+    )
     add(
         "--methods",
         default="from_scratch,warm_start,marvel",
         help="rows to train, comma-separated; also no_alignment, dual_ascent, fixed_pid,"
-        " empty_replay (default: %(default)s)",
+        " empty_replay, policy_expansion, diffcps_online (default: %(default)s)",
     )
     add("--limit", type=float, default=20.0, help="cost limit, cost units per episode (default: %(default)s)")
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
@@ -91,10 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={options.devices}".strip()
 
     sys.path.insert(0, str(HERE))
+    import bridges
     import jax
     import outcome
     import presets
-    from phases import Job, align, behavior_data, finetune, load_data, pretrain
+    from phases import Job, align, behavior_data, extract, finetune, load_data, pretrain
 
     from safejax import envs
     from safejax.checkpoint import CheckpointError
@@ -102,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     from safejax.runs import Interrupted, Run, RunError
 
     choose("task", options.task, envs.names())
-    choose("offline", options.offline, presets.OFFLINE)
+    choose("offline", options.offline, bridges.names())
     choose("preset", options.preset, presets.BUDGETS)
     if options.engine is not None:
         choose("engine", options.engine, ("mujoco", "mjx"))
@@ -121,6 +127,12 @@ def main(arguments: list[str] | None = None) -> None:
         f"{options.task}-{options.offline}-limit{options.limit:g}-seed{options.seed}"
         + ("-quick" if options.quick else "")
     )
+    try:
+        sizes = {"action_size": env.action_size, "episode_length": env.episode_length}
+        source = bridges.offline(options.offline, budget, limit=options.limit, **sizes)
+        rows = {name: bridges.online(presets.METHODS[name], source, options.limit) for name in methods}
+    except ValueError as error:
+        stop(str(error))
     config = {
         "benchmark": "offline_to_online",
         "task": options.task,
@@ -130,24 +142,25 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds": seeds,
         "data": str(options.data.resolve()) if options.data else None,
         "budget": presets.plain(budget),
-        "methods": {
-            name: presets.plain(presets.finetuning_config(presets.METHODS[name], options.limit)) for name in methods
-        },
+        "offline_config": presets.plain(source.config),
+        "methods": {name: presets.plain(row.config) for name, row in rows.items()},
     }
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
         if options.data is not None:
             load_data(options.data, env)  # refuse it before anything is written
         with Run.open(output, config) as run:
-            job = Job(run, env, engine, budget, options.offline, options.limit, seeds, sharding)
+            job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
             path = options.data or behavior_data(job, options.seed, options.cache / "datasets")
             dataset = load_data(path, env)
-            pretrained, fields = pretrain(job, dataset)
+            pretrained = pretrain(job, dataset)
+            gaussian = extract(job, pretrained, dataset) if any(row.extracted for row in rows.values()) else None
             learners = {}
-            for name in methods:
-                start = align(job, presets.METHODS[name], pretrained, fields, dataset)
-                learners[name] = finetune(job, name, presets.METHODS[name], start, dataset)
-            print(outcome.write(job, dataset, path, learners, presets.METHODS))
+            for name, row in rows.items():
+                method, before = presets.METHODS[name], gaussian if row.extracted else pretrained
+                start = align(job, name, method, row, before, dataset)
+                learners[name] = finetune(job, name, method, row, start, dataset)
+            print(outcome.write(job, dataset, path, learners, rows))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
     except (RunError, DatasetError, CheckpointError, FloatingPointError) as error:

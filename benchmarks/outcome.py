@@ -12,19 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import report
+from bridges import Online
 from phases import Job
-from presets import Method, finetuning_config, plain
+from presets import METHODS, plain
 
 from safejax import training
-from safejax.algorithms import marvel
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.runs import save_policy, write_json
 
 SHARE = 0.9  # of from-scratch's final return: the target of "environment steps to reach"
 
 
-def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any], methods: dict[str, Method]) -> str:
+def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any], online: dict[str, Online]) -> str:
     """Write every result of a finished run into its directory; the table to print."""
+    methods = METHODS
     run, budget, limit = job.run, job.budget, job.limit
     curves = {name: _curve(run.metrics(name)) for name in learners}
     offline = run.metrics("offline")[-1]
@@ -44,6 +45,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             episode_cost=np.array(offline["cost"]),
         ),
     ]
+    if extracted := run.metrics("extraction"):
+        values = {f"episode_{name}": np.array(extracted[-1][name]) for name in ("return", "cost")}
+        rows.append(report.Row(method="Gaussian extracted from it", **values))
     for name, curve in curves.items():
         steps = None
         if target is not None:
@@ -91,9 +95,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
     labels = [method.label for method in methods.values()]  # all of them, so that colours stay
     report.learning_curves(run.directory / "learning_curves.png", labelled, limit, title, labels)
     for name, learner in learners.items():
-        _save(job, name, methods[name], learner)
+        _save(job, name, online[name], learner)
     shown = "marvel" if "marvel" in learners else next(iter(learners))
-    _film(job, methods[shown], learners[shown], run.directory / "policy.gif")
+    _film(job, methods[shown].label, online[shown], learners[shown], run.directory / "policy.gif")
     return f"{table}\n\ndata set: {data_path}\nwritten to {run.directory}"
 
 
@@ -127,15 +131,16 @@ def _row_values(row: report.Row) -> dict[str, Any]:
     }
 
 
-def _save(job: Job, name: str, method: Method, learner: Any) -> None:
+def _save(job: Job, name: str, row: Online, learner: Any) -> None:
     save = functools.partial(
         save_policy,
         state=learner,
-        config=finetuning_config(method, job.limit),
-        method="marvel",
+        config=row.config,
+        method=row.module,
         action_size=job.env.action_size,
         observation_size=job.env.observation_spec.shape[-1],
         hidden_sizes=job.budget.hidden_sizes,
+        network_options=row.network_options,
         seeds=job.seeds,
         task=job.env.name,
         row=name,
@@ -144,11 +149,9 @@ def _save(job: Job, name: str, method: Method, learner: Any) -> None:
     job.run.once(f"policies/{name}", save)
 
 
-def _film(job: Job, method: Method, learner: Any, path: Path) -> None:
+def _film(job: Job, label: str, row: Online, learner: Any, path: Path) -> None:
     """One deterministic episode of the first seed from above."""
-    env = job.env
-    networks = marvel.default_networks(env.action_size, job.budget.hidden_sizes)
-    algorithm = marvel.make_finetuning(finetuning_config(method, job.limit), networks)
+    env, algorithm = job.env, row.finetuning
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], learner)
 
     @jax.jit
@@ -160,4 +163,4 @@ def _film(job: Job, method: Method, learner: Any, path: Path) -> None:
     # Every task so far observes its planar position first, in units of ten metres.
     positions = 10.0 * np.asarray(transitions.observation[:, 0, :2])
     costs, rewards = np.asarray(transitions.cost[:, 0]), np.asarray(transitions.reward[:, 0])
-    report.policy_gif(path, positions, costs, rewards=rewards, title=method.label)
+    report.policy_gif(path, positions, costs, rewards=rewards, title=label)

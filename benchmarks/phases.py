@@ -16,17 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from presets import Budget, Method, behavior_config, finetuning_config, offline_algorithm, plain
+from bridges import Offline, Online, extraction_phase
+from presets import Budget, Method, behavior_config, plain
 
 import safejax
 from safejax import checkpoint, training
-from safejax.algorithms import bc, marvel, ppo_lag
+from safejax.algorithms import bc, ppo_lag
 from safejax.data.dataset import Dataset, check_widths, read_dsrl, write_dsrl
 from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
-_BEHAVIOR, _OFFLINE, _ALIGNMENT, _FINETUNING, _EVALUATION = range(5)  # tags of the phases' keys
-BEHAVIOR_CHUNKS, OFFLINE_CHUNKS, ALIGNMENT_CHUNKS = 20, 20, 5
+_BEHAVIOR, _OFFLINE, _ALIGNMENT, _FINETUNING, _EVALUATION, _EXTRACTION = range(6)  # tags of the phases' keys
+BEHAVIOR_CHUNKS, OFFLINE_CHUNKS, EXTRACTION_CHUNKS, ALIGNMENT_CHUNKS = 20, 20, 5, 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Job:
     engine: str
     budget: Budget
     offline: str  # pre-training method
+    source: Offline  # the same, bound
     limit: float  # cost units per episode
     seeds: tuple[int, ...]
     sharding: Any = None  # of the leading seed axis; None on one device
@@ -147,78 +149,101 @@ def load_data(path: Path, env: Env) -> Dataset:
     return dataset
 
 
-def pretrain(job: Job, dataset: Dataset) -> tuple[Any, dict[str, str]]:
-    """Offline pre-training of every seed.
-
-    Returns:
-      The State restored from its Orbax checkpoint [S], and its `warm_start` mapping into Marvel's State.
-    """
-    env, budget = job.env, job.budget
-    algorithm, config, fields = offline_algorithm(
-        job.offline, budget, action_size=env.action_size, episode_length=env.episode_length, limit=job.limit
+def pretrain(job: Job, dataset: Dataset) -> Any:
+    """Offline pre-training of every seed: the State restored from its Orbax checkpoint [S]."""
+    source, budget = job.source, job.budget
+    state, initial = _train_offline(
+        job, "offline", source.algorithm, _OFFLINE, dataset, budget.offline_updates, OFFLINE_CHUNKS, evaluated=True
     )
-    keys = job.keys(_OFFLINE)
-    step_count = max(1, budget.offline_updates // OFFLINE_CHUNKS)
+    folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, source.config))
+    return checkpoint.restore(folder, jax.eval_shape(initial), config=source.config)
+
+
+def extract(job: Job, pretrained: Any, dataset: Dataset) -> Any:
+    """A Gaussian policy out of the pre-trained one [S], or `pretrained` itself where its actor is a Gaussian."""
+    found = extraction_phase(job.source)
+    if found is None:
+        return pretrained
+    algorithm, _, fields = found
+    updates = job.budget.extraction_updates
+    return _train_offline(
+        job,
+        "extraction",
+        algorithm,
+        _EXTRACTION,
+        dataset,
+        updates,
+        EXTRACTION_CHUNKS,
+        evaluated=True,
+        start=lambda state: checkpoint.warm_start(state, pretrained, fields),
+    )[0]
+
+
+def align(job: Job, name: str, method: Method, row: Online, source: Any, dataset: Dataset) -> Any:
+    """The State [S] that fine-tuning starts from: fresh, warm-started from `source`, or warm-started and aligned.
+
+    Marvel's rows that start the same way share one stage, so ablations align once.
+    """
+    keys = job.keys(_ALIGNMENT)
+
+    def start(state: Any) -> Any:
+        return checkpoint.warm_start(state, source, row.fields) if method.pretrained else state
+
+    def initial() -> Any:
+        return start(jax.jit(jax.vmap(row.alignment.init, in_axes=(0, None)))(keys, example_transition(job.env)))
+
+    if not method.aligned:
+        return initial()
+    shared = method.learner == "marvel"
+    aligned, _ = _train_offline(
+        job,
+        "alignment" if shared else f"alignment-{name}",
+        row.alignment,
+        _ALIGNMENT,
+        dataset,
+        job.budget.alignment_updates,
+        ALIGNMENT_CHUNKS,
+        start=lambda state: start(state)._replace(multiplier=()) if shared else start(state),
+    )
+    return aligned._replace(multiplier=initial().multiplier) if shared else aligned
+
+
+def _train_offline(
+    job: Job,
+    name: str,
+    algorithm: Algorithm,
+    tag: int,
+    dataset: Dataset,
+    updates: int,
+    chunk_count: int,
+    *,
+    evaluated: bool = False,
+    start: Any = lambda state: state,
+) -> tuple[Any, Any]:
+    """One stage of updates from the data set, the same for every seed; the last State [S] and what makes the first."""
+    keys = job.keys(tag)
+    step_count = max(1, updates // chunk_count)
+    batch_size = job.budget.batch_size // (algorithm.batch.length if algorithm.batch.kind == "sequence" else 1)
     train = job.on_seeds(
         lambda state, key, dataset: training.train_offline(
-            algorithm, state, dataset, key, step_count=step_count, batch_size=budget.batch_size
+            algorithm, state, dataset, key, step_count=step_count, batch_size=batch_size
         )
     )
 
     def initial() -> ArrayTree:
-        return jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(env))
+        return start(jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(job.env)))
 
     def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
         state, metrics = train(state, keys, dataset)
         record = {"updates": (index + 1) * step_count, **_mean_record(metrics)}
-        return state, record | evaluation_record(job, state)
+        return state, record | (evaluation_record(job, algorithm, state) if evaluated else {})
 
-    state = job.run.stage("offline", initial, advance, OFFLINE_CHUNKS, check=env.check)
-    folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, config))
-    return checkpoint.restore(folder, jax.eval_shape(initial), config=config), fields
+    return job.run.stage(name, initial, advance, chunk_count, check=job.env.check), initial
 
 
-def align(job: Job, method: Method, pretrained: Any, fields: dict[str, str], dataset: Dataset) -> Any:
-    """Marvel's State [S] that fine-tuning starts from: fresh, warm-started, or warm-started and aligned.
-
-    Rows that start the same way share one stage, so ablations align once.
-    """
-    env, budget = job.env, job.budget
-    config = finetuning_config(method, job.limit)
-    networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
-    algorithm = marvel.make_alignment(config, networks)
-    keys = job.keys(_ALIGNMENT)
-    step_count = max(1, budget.alignment_updates // ALIGNMENT_CHUNKS)
-
-    def initial() -> Any:
-        state = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example_transition(env))
-        return checkpoint.warm_start(state, pretrained, fields) if method.pretrained else state
-
-    if not method.aligned:
-        return initial()
-    train = job.on_seeds(
-        lambda state, key, dataset: training.train_offline(
-            algorithm, state, dataset, key, step_count=step_count, batch_size=budget.batch_size
-        )
-    )
-
-    def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
-        state, metrics = train(state, keys, dataset)
-        return state, {"updates": (index + 1) * step_count, **_mean_record(metrics)}
-
-    def without_multiplier() -> Any:
-        return initial()._replace(multiplier=())
-
-    aligned = job.run.stage("alignment", without_multiplier, advance, ALIGNMENT_CHUNKS)
-    return aligned._replace(multiplier=initial().multiplier)
-
-
-def finetune(job: Job, name: str, method: Method, start: Any, dataset: Dataset) -> Any:
+def finetune(job: Job, name: str, method: Method, row: Online, start: Any, dataset: Dataset) -> Any:
     """Online fine-tuning (or learning from scratch) of every seed; the last State [S]."""
-    env, budget = job.env, job.budget
-    config = finetuning_config(method, job.limit)
-    networks = marvel.default_networks(env.action_size, budget.hidden_sizes)
-    algorithm = marvel.make_finetuning(config, networks)
+    env, budget, algorithm = job.env, job.budget, row.finetuning
     total = budget.finetune_steps if method.pretrained else budget.scratch_steps
     iteration_steps = budget.env_count * budget.rollout_length
     iteration_count = env.episode_length // budget.rollout_length
@@ -257,32 +282,43 @@ def finetune(job: Job, name: str, method: Method, start: Any, dataset: Dataset) 
         record = {
             "env_steps": (index + 1) * chunk_steps,
             **{key: np.asarray(value) for key, value in summary.items()},
-            "multiplier": np.asarray(state.learner.multiplier.value),
+            "multiplier": np.asarray(_multiplier(state.learner)),
         }
-        return state, record | evaluation_record(job, state.learner)
+        return state, record | evaluation_record(job, algorithm, state.learner)
 
     return job.run.stage(name, initial, advance, chunk_count, check=env.check).learner
 
 
-def evaluation_record(job: Job, state: Any) -> dict[str, np.ndarray]:
+def evaluation_record(job: Job, algorithm: Algorithm, state: Any) -> dict[str, np.ndarray]:
     """Return and cost [S] of the deterministic policy: means over the budget's evaluation episodes."""
-    actor = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
-    returns, costs = _evaluator(job)(actor, job.keys(_EVALUATION))
+    act = algorithm.act
+    if isinstance(act, functools.partial) and act.func is bc.act:  # the actor alone acts: rows share one program
+        algorithm = _actor_alone(act.keywords["networks"].actor)
+        state = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
+    returns, costs = _evaluator(job, algorithm)(state, job.keys(_EVALUATION))
     return {"return": np.asarray(returns), "cost": np.asarray(costs)}
 
 
 @functools.cache
-def _evaluator(job: Job) -> Any:
-    """One compiled evaluation for every row: they all share the actor network."""
+def _actor_alone(actor: Any) -> Algorithm:
+    return bc.make(networks=bc.Networks(actor))
+
+
+@functools.cache
+def _evaluator(job: Job, algorithm: Algorithm) -> Any:
+    """Compiled once for each algorithm."""
     env, budget = job.env, job.budget
-    networks = bc.Networks(marvel.default_networks(env.action_size, budget.hidden_sizes).actor)
-    algorithm = bc.make(networks=networks)
 
     def play(state: Any, key: Array) -> tuple[Array, Array]:
         episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes)
         return jnp.mean(episodes.episode_return), jnp.mean(episodes.episode_cost)
 
     return jax.jit(jax.vmap(play))
+
+
+def _multiplier(learner: Any) -> Array:
+    """lambda [S], of Marvel's State or of a safe half."""
+    return (learner.multiplier if hasattr(learner, "multiplier") else learner.safety.multiplier).value
 
 
 def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.OnlineState, dict[str, Array]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 
-from safejax.algorithms import bc, cpq, iql, marvel, ppo_lag
+from safejax.algorithms import marvel, ppo_lag
 from safejax.multipliers import MultiplierConfig
 
 
@@ -24,6 +24,7 @@ class Budget:
     behavior_per_bin: int = 4  # episodes kept in each cell of the return x cost grid
     behavior_cost_maximum: float = 80.0  # DSRL's for BallCircle, cost units
     offline_updates: int = 16_000
+    extraction_updates: int = 5_000  # of a Gaussian from a policy that SAC cannot fine-tune
     alignment_updates: int = 5_000
     scratch_steps: int = 102_400
     finetune_steps: int = 41_600
@@ -39,6 +40,7 @@ BUDGETS = {
         behavior_steps=10_000_000,
         behavior_env_count=64,
         offline_updates=100_000,
+        extraction_updates=50_000,
         alignment_updates=20_000,
         scratch_steps=1_000_000,
         finetune_steps=100_000,
@@ -48,7 +50,8 @@ BUDGETS = {
 
 def quick(budget: Budget) -> Budget:
     """A twentieth of the counts, the same path."""
-    counts = ("behavior_steps", "offline_updates", "alignment_updates", "scratch_steps", "finetune_steps")
+    updates = ("offline_updates", "extraction_updates", "alignment_updates")
+    counts = (*updates, "behavior_steps", "scratch_steps", "finetune_steps")
     return replace(budget, **{name: getattr(budget, name) // 20 for name in counts})
 
 
@@ -62,6 +65,7 @@ class Method:
     multiplier: MultiplierConfig
     offline_fraction: float  # of each fine-tuning batch drawn from the behaviour data
     learning_rates: tuple[float, float] = (3e-4, 1e-3)  # actor, critics; the same grid for every row
+    learner: str = "marvel"  # or "pex", "diffcps": which bridge the offline policy takes, see `bridges.py`
 
 
 # Every row's multiplier starts at the same value; finished episodes arrive one by one (staggered clocks), so a tick is
@@ -81,6 +85,8 @@ METHODS = {
     "dual_ascent": Method("Marvel with dual ascent", True, True, DUAL_ASCENT, 0.25),
     "fixed_pid": Method("Marvel with fixed PID", True, True, FIXED_PID, 0.25),
     "empty_replay": Method("Marvel from an empty replay", True, True, ADAPTIVE_PID, 0.0),
+    "policy_expansion": Method("policy expansion", True, True, ADAPTIVE_PID, 0.5, learner="pex"),
+    "diffcps_online": Method("DiffCPS online", True, True, ADAPTIVE_PID, 0.25, learner="diffcps"),
 }
 
 
@@ -88,30 +94,6 @@ def behavior_config() -> ppo_lag.Config:
     """The data collector's numbers; its cost limit moves."""
     return ppo_lag.Config()
 
-
-def offline_algorithm(name: str, budget: Budget, *, action_size: int, episode_length: int, limit: float):
-    """The pre-training method `name` with networks that fine-tuning can take over.
-
-    Returns:
-      (Algorithm, Config, fields): `fields` is its `warm_start` mapping into Marvel's State.
-    """
-    hidden_sizes = budget.hidden_sizes
-    actor = {"actor.params": "actor.params"}
-    critic = {"critic.params": "critic.params", "target_critic": "critic.params"}
-    cost_critic = {"cost_critic.params": "cost_critic.params", "target_cost_critic": "cost_critic.params"}
-    if name == "bc":
-        config = bc.Config()
-        return bc.make(config, bc.default_networks(action_size, hidden_sizes)), config, actor
-    if name == "iql":
-        config = iql.Config(discount_factor=FINETUNING.discount_factor, reward_scale=FINETUNING.reward_scale)
-        networks = iql.default_networks(action_size, hidden_sizes, actor="squashed")
-        return iql.make(config, networks), config, actor | critic
-    config = cpq.Config(discount_factor=FINETUNING.discount_factor, cost_limit=limit, episode_length=episode_length)
-    networks = cpq.default_networks(action_size, hidden_sizes, hidden_sizes)
-    return cpq.make(config, networks), config, actor | critic | cost_critic
-
-
-OFFLINE = ("cpq", "iql", "bc")
 
 # Discount .97 is FSRL's for the Bullet tasks; at .99 learning here takes twice the steps.
 FINETUNING = marvel.Config(discount_factor=0.97, target_update_rate=0.01, initial_temperature=0.01)

@@ -42,7 +42,7 @@ HIDDEN = (64, 64, 64)  # of every denoiser, critic, value and Gaussian
 BATCH = 128  # rows of an update
 CHUNK = 1000  # updates between two moments at which Ctrl-C is heard
 SAMPLES = 2000  # actions asked of every policy
-SLACK = 0.02  # of DiffCPS's limit above the least denoising loss
+SLACK = 0.01  # of DiffCPS's limit above the least denoising loss
 QUICK = {"updates": 500, "steps": (5,)}
 PACKAGES = ("safejax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -118,7 +118,9 @@ def _init(name: str, step_count: int | None, limit: Array, key: Key, dataset: Da
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _learn(name: str, step_count: int | None, updates: int, limit: Array, state: Any, key: Key, dataset: Dataset) -> Any:
+def _learn(
+    name: str, step_count: int | None, updates: int, limit: Array, state: Any, key: Key, dataset: Dataset
+) -> Any:
     algorithm, _ = build(name, step_count, limit)
     return train_offline(algorithm, state, dataset, key, step_count=updates, batch_size=BATCH)[0]
 
@@ -247,7 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
     text = toy2d_report.tables(results["records"])
     (output / "tables.md").write_text(text + "\n")
     data = {name: np.asarray(dataset.transitions.action) for name, dataset in datasets.items()}
-    title = f"actions at T = {options.figure_steps} denoising steps, {updates:,} updates; data in grey, by reward in purple"
+    title = (
+        f"actions at T = {options.figure_steps} denoising steps, {updates:,} updates; data in grey, by reward in purple"
+    )
     toy2d_report.draw_clouds(output / "toy2d.png", clouds, data, title)
     hits = toy2d_report.sweep(results["records"])
     if hits:

@@ -158,9 +158,13 @@ def _draw_lines(
         name, color = STYLES[method]
         dashes = ":" if method in ("data", "exact") else "-"
         if None in curve:
-            axes.axhline(curve[None], color=color, linewidth=1.4, linestyle=dashes if dashes == ":" else "--", label=name)
+            axes.axhline(
+                curve[None], color=color, linewidth=1.4, linestyle=dashes if dashes == ":" else "--", label=name
+            )
         else:
-            axes.plot(*zip(*sorted(curve.items()), strict=True), dashes, color=color, marker="o", markersize=3, label=name)
+            axes.plot(
+                *zip(*sorted(curve.items()), strict=True), dashes, color=color, marker="o", markersize=3, label=name
+            )
 
 
 def _save(figure: Figure, path: Path) -> None:

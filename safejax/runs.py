@@ -212,6 +212,7 @@ def save_policy(
     observation_size: int,
     hidden_sizes: tuple[int, ...],
     seeds: tuple[int, ...],
+    network_options: Mapping[str, Any] | None = None,
     **about: Any,
 ) -> None:
     """Store a State whose leaves have a leading seed axis [S] so that `load_policy` can rebuild the policy alone.
@@ -223,6 +224,7 @@ def save_policy(
       method: name in `algorithms.MODULES`.
       action_size, observation_size, hidden_sizes: of its default networks.
       seeds: the S seeds, in the order of the leading axis.
+      network_options: further keyword arguments of `default_networks` that JSON can hold.
       **about: JSON-able notes, e.g. the task.
     """
     extra = {
@@ -230,6 +232,7 @@ def save_policy(
         "action_size": action_size,
         "observation_size": observation_size,
         "hidden_sizes": list(hidden_sizes),
+        "network_options": dict(network_options or {}),
         "seeds": list(seeds),
         **about,
     }
@@ -256,7 +259,8 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
         raise RunError(f"{directory}: holds {seed_count} seeds, asked for index {seed_index}")
     module = algorithms.module(about["method"])
     config = from_plain(module.Config, stored["config"])
-    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]))
+    options = about.get("network_options") or {}
+    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]), **options)
     algorithm = module.make(config, networks)
     scalar = jnp.zeros((), jnp.float32)
     observation = jnp.zeros((about["observation_size"],), jnp.float32)

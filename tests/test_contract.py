@@ -19,7 +19,25 @@ import pytest
 import toy_algorithms
 
 from safejax import checkpoint
-from safejax.algorithms import MODULES, bc, cpq, diffusion_bc, extraction, idql, iql, marvel, pex, ppo_lag, sac_lag
+from safejax.algorithms import (
+    MODULES,
+    align_iql,
+    awr,
+    bc,
+    cpq,
+    diffcps,
+    diffusion_bc,
+    diffusion_ql,
+    extraction,
+    idql,
+    iql,
+    marvel,
+    pex,
+    ppo_lag,
+    sac_lag,
+    sfbc,
+    td3_bc,
+)
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
 from safejax.training import train_offline
@@ -39,21 +57,42 @@ class Case:
     is_discrete: bool = False
 
 
+def small(module, *, uses_reward: bool = True, networks: dict | None = None, **numbers) -> Case:
+    """A method with small networks and the numbers of its Config that differ from the default."""
+    default = functools.partial(module.default_networks, ACTION, HIDDEN, **networks or {})
+    return Case(lambda: module.make(module.Config(**numbers), default()), uses_reward)
+
+
+GAUSSIAN = {"actor": "gaussian"}
 CASES = {
     "bc": Case(lambda: bc.make(networks=bc.default_networks(ACTION, HIDDEN)), uses_reward=False),
-    "iql": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN))),
-    "iql_squashed": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, actor="squashed"))),
-    "iql_deterministic": Case(lambda: iql.make(networks=iql.default_networks(ACTION, HIDDEN, actor="deterministic"))),
-    "iql_safe": Case(lambda: iql.make(iql.Config(safety=SAFETY), iql.default_networks(ACTION, HIDDEN))),
-    "diffusion_bc": Case(
-        lambda: diffusion_bc.make(networks=diffusion_bc.default_networks(ACTION, HIDDEN)), uses_reward=False
+    "iql": small(iql),
+    "iql_squashed": small(iql, networks={"actor": "squashed"}),
+    "iql_safe": small(iql, networks={"actor": "deterministic"}, safety=SAFETY),
+    "awr": small(awr, sequence_length=4),
+    "awr_safe": small(awr, sequence_length=4, safety=SAFETY),
+    "td3_bc": small(td3_bc),
+    "td3_bc_safe": small(td3_bc, safety=SAFETY, policy_frequency=1),
+    "diffusion_bc": small(diffusion_bc, uses_reward=False),
+    "idql": small(idql, candidate_count=4),
+    "idql_quantile": small(idql, candidate_count=4, value="quantile", selection="weighted"),
+    "idql_safe": small(idql, candidate_count=4, value="exponential", safety=SAFETY),
+    "align_iql": small(align_iql, candidate_count=4),
+    "align_iql_hard": small(align_iql, candidate_count=4, alignment="hard", dual_sample_count=3),
+    "align_iql_safe": small(
+        align_iql, networks=GAUSSIAN, policy="gaussian", alignment="hard", dual="sample", safety=SAFETY
     ),
-    "idql": Case(lambda: idql.make(networks=idql.default_networks(ACTION, HIDDEN))),
-    "idql_quantile": Case(
-        lambda: idql.make(idql.Config(value="quantile", selection="weighted"), idql.default_networks(ACTION, HIDDEN))
+    "sfbc": small(sfbc, sequence_length=2, candidate_count=3, act_candidate_count=4),
+    "sfbc_safe": small(sfbc, sequence_length=2, candidate_count=3, act_candidate_count=4, safety=SAFETY),
+    "diffusion_ql": small(diffusion_ql, candidate_count=4),
+    "diffusion_ql_safe": small(diffusion_ql, candidate_count=4, backup_count=2, safety=SAFETY),
+    "diffcps": small(diffcps, candidate_count=4),
+    "diffcps_safe": small(diffcps, candidate_count=4, policy_frequency=1, safety=SAFETY),
+    "diffcps_alignment": Case(
+        lambda: diffcps.make_alignment(diffcps.Config(safety=SAFETY), diffcps.default_networks(ACTION, HIDDEN))
     ),
-    "idql_safe": Case(
-        lambda: idql.make(idql.Config(value="exponential", safety=SAFETY), idql.default_networks(ACTION, HIDDEN))
+    "diffcps_finetuning": Case(
+        lambda: diffcps.make_finetuning(diffcps.Config(safety=SAFETY), diffcps.default_networks(ACTION, HIDDEN))
     ),
     "cpq": Case(lambda: cpq.make(networks=cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
     "cpq_push_up": Case(lambda: cpq.make(cpq.Config(push_up=True), cpq.default_networks(ACTION, HIDDEN, HIDDEN))),

@@ -11,9 +11,15 @@ from types import ModuleType
 
 MODULES = {
     "bc": "safejax.algorithms.bc",
+    "awr": "safejax.algorithms.awr",
     "iql": "safejax.algorithms.iql",
+    "td3_bc": "safejax.algorithms.td3_bc",
     "diffusion_bc": "safejax.algorithms.diffusion_bc",
     "idql": "safejax.algorithms.idql",
+    "align_iql": "safejax.algorithms.align_iql",
+    "sfbc": "safejax.algorithms.sfbc",
+    "diffusion_ql": "safejax.algorithms.diffusion_ql",
+    "diffcps": "safejax.algorithms.diffcps",
     "cpq": "safejax.algorithms.cpq",
     "ppo_lag": "safejax.algorithms.ppo_lag",
     "sac_lag": "safejax.algorithms.sac_lag",

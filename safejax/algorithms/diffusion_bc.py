@@ -59,20 +59,15 @@ class State(NamedTuple):
     ema_actor: Params  # exponential average of the actor's parameters; it acts
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256, 256)) -> Networks:
-    """IDQL's residual denoiser: one block for each hidden size, as wide as the first."""
-    return Networks(residual_denoiser(action_size, hidden_sizes))
+def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+    """IDQL's residual denoiser, as wide as the first hidden size."""
+    return Networks(residual_denoiser(action_size, hidden_sizes[0]))
 
 
-def residual_denoiser(action_size: int, hidden_sizes: Sequence[int]) -> ResidualDenoiser:
-    """A block for each hidden size, as wide as the first; the time embedding scales along (128 at width 256)."""
-    width = hidden_sizes[0]
+def residual_denoiser(action_size: int, width: int) -> ResidualDenoiser:
+    """Three blocks; the time embedding scales with the width (128 at 256)."""
     return ResidualDenoiser(
-        action_size,
-        width=width,
-        block_count=len(hidden_sizes),
-        time_size=max(2, width // 2),
-        time_hidden_sizes=(width, width),
+        action_size, width=width, time_size=2 * max(1, width // 4), time_hidden_sizes=(width, width)
     )
 
 

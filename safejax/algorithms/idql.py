@@ -99,7 +99,7 @@ def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256))
     """Three residual blocks as wide as the first hidden size, and values of `hidden_sizes`."""
     hidden_sizes = tuple(hidden_sizes)
     return Networks(
-        actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[:1] * 3),
+        actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[0]),
         critic=ensemble(Critic(hidden_sizes), 2),
         value=Value(hidden_sizes, layer_norm=True),
         safety=safety.default_networks(hidden_sizes),

@@ -63,7 +63,7 @@ PROPOSALS = {
     "squashed": lambda size, hidden: FrozenActor(GaussianActor(size, hidden)),
     "deterministic": lambda size, hidden: FrozenActor(GaussianActor(size, hidden, **iql.ACTORS["deterministic"]), 8),
     "residual": lambda size, hidden: FrozenDiffusion(
-        diffusion_bc.residual_denoiser(size, hidden[:1] * 3), DiffusionConfig(clip="noisy", variance="beta")
+        diffusion_bc.residual_denoiser(size, hidden[0]), DiffusionConfig(clip="noisy", variance="beta")
     ),
     "mlp": lambda size, hidden: FrozenDiffusion(MLPDenoiser(size, hidden), DiffusionConfig()),
 }

@@ -6,8 +6,8 @@ lowest cost value that the data's own actions reach and no action outside the da
 while the extracted policy's estimated cost value is above the limit in discounted units (`cost_value_limit`). Both
 come with the checkpoint, so the method can be the offline half of Marvel without a new cost critic.
 
-Without a SafetyConfig every function here is the identity, and the State's field is empty. Shapes: B batch, E
-critics, O observation, A action.
+Without a SafetyConfig every function here is the identity, the State's field is empty, and so may the networks be.
+Shapes: B batch, E critics, O observation, A action.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def check(config: SafetyConfig | None) -> None:
     make_multiplier(config.multiplier)
 
 
-def init(key: Key, example: Transition, *, config: SafetyConfig | None, networks: SafetyNetworks) -> Any:
+def init(key: Key, example: Transition, *, config: SafetyConfig | None, networks: Any) -> Any:
     """A fresh `SafetyState`, or () without a config."""
     if config is None:
         return ()
@@ -101,7 +101,7 @@ def weigh(
     weight: Callable[[Array], Array],
     *,
     config: SafetyConfig | None,
-    networks: SafetyNetworks,
+    networks: Any,
 ) -> tuple[Any, Array, Metrics]:
     """The weights of `batch` [B] in a weighted policy, from the penalised advantage; one step of the safe half.
 
@@ -132,7 +132,7 @@ def update(
     *,
     value_action: Array | None = None,
     config: SafetyConfig | None,
-    networks: SafetyNetworks,
+    networks: Any,
 ) -> tuple[Any, Metrics]:
     """One step of the cost values alone, for methods that estimate their policy's cost otherwise; see `tick`.
 
@@ -145,7 +145,7 @@ def update(
 
 
 def penalize(
-    state: Any, q: Array, value: Array, observation: ArrayTree, action: Array, *, networks: SafetyNetworks
+    state: Any, q: Array, value: Array, observation: ArrayTree, action: Array, *, networks: Any
 ) -> tuple[Array, Array]:
     """(Q - lambda Qc) / (1 + lambda) and the same of V, or both unchanged for ().
 
@@ -163,7 +163,7 @@ def penalize(
     return lagrangian(q, cost_q, multiplier, rescale=True), lagrangian(value, cost_value, multiplier, rescale=True)
 
 
-def cost_values(state: SafetyState, observation: ArrayTree, action: Array, *, networks: SafetyNetworks) -> Array:
+def cost_values(state: SafetyState, observation: ArrayTree, action: Array, *, networks: Any) -> Array:
     """Cost values [B] or [K, B] of actions [..., A] under the target critic, the maximum of the ensemble."""
     return in_sample.candidate_values(networks.critic, state.target_critic, observation, action, reduce=jnp.max)
 
@@ -182,7 +182,7 @@ def _update_values(
     state: SafetyState,
     batch: Transition,
     config: SafetyConfig,
-    networks: SafetyNetworks,
+    networks: Any,
     value_action: Array | None = None,
 ) -> tuple[SafetyState, Array, Array, Metrics]:
     loss = functools.partial(expectile_loss, expectile=config.expectile)

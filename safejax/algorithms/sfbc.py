@@ -108,7 +108,7 @@ def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256))
     """Three residual blocks as wide as the first hidden size, and one critic of `hidden_sizes`."""
     hidden_sizes = tuple(hidden_sizes)
     return Networks(
-        actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[:1] * 3),
+        actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[0]),
         critic=ensemble(Critic(hidden_sizes, "swish"), 1),
         safety=safety.default_networks(hidden_sizes, "swish"),
     )

@@ -396,7 +396,7 @@ def evaluated(phase):
     state = before = start(aligning(0.1, phase), batch)
     for rate in (0.1, 0.01, 0.001):
         step = functools.partial(lambda method, state, _: method.update(state, batch, KEY), aligning(rate, phase))
-        state, _ = jax.jit(lambda state, step=step: jax.lax.scan(step, state, None, 400))(state)
+        state, _ = jax.jit(lambda state, step=step: jax.lax.scan(step, state, None, 600))(state)
     return before, state
 
 
@@ -409,7 +409,7 @@ def test_both_critics_evaluate_the_policy(phase):
     np.testing.assert_allclose(after.critic.params.reshape(2, 4), [q] * 2, atol=2e-3)
     np.testing.assert_allclose(after.safety.critic.params.reshape(4), cost_q, atol=2e-3)
     np.testing.assert_allclose(after.safety.target_critic.reshape(4), cost_q, atol=2e-3)
-    assert int(after.step) == 1200
+    assert int(after.step) == 1800
     # no update of these phases ticks the multiplier of the cost, or fits the in-sample value
     chex.assert_trees_all_equal(after.safety.multiplier, before.safety.multiplier)
     chex.assert_trees_all_equal(after.safety.value, before.safety.value)
@@ -450,7 +450,8 @@ def test_fine_tuning_learns_from_episodes():
 
 def test_the_penalty_reaches_the_actor_online():
     """Q is flat and Qc rises with the action: with lambda_c the value's gradient turns downwards."""
-    config = diffcps.Config(safety=SAFE, initial_multiplier=0.0, clip_norm=0.0)
+    resting = SafetyConfig(target_update_rate=0.0)
+    config = diffcps.Config(safety=resting, initial_multiplier=0.0, clip_norm=0.0)
     algorithm = diffcps.make_finetuning(config, networks(PointDenoiser()))
     batch = rows(4)
     state = start(algorithm, batch, actor=jnp.array([0.1]), critic=jnp.array([[0.0, 1.0]] * 2))
@@ -462,9 +463,10 @@ def test_the_penalty_reaches_the_actor_online():
         )
         after, metrics = jax.jit(algorithm.update)(state._replace(safety=safe), batch, KEY)
         moments.append(float(after.actor.opt_state[0].mu[0]))
-        np.testing.assert_allclose(metrics["cost_value/policy"], 1.3, atol=0.02)
+        np.testing.assert_allclose(metrics["cost_value/policy"], 1.3, rtol=1e-5)
     assert abs(moments[0]) < 1e-3
-    assert moments[1] > 0.01
+    # -(Q - 2 Qc) / (|Q| + 2 |Qc|) has the slope 6 / (1 + 2.6), and theta is the action; a moment is a tenth
+    np.testing.assert_allclose(moments[1], 0.1 * 6.0 / 3.6, rtol=1e-2)
 
 
 def test_offline_rows_are_mixed_in_only_if_asked_for():
@@ -490,8 +492,8 @@ def test_a_checkpoint_without_cost_critic_crosses_the_bridge(tmp_path):
     after, metrics = jax.jit(aligned.update)(state, batch, KEY)
     chex.assert_trees_all_equal(after.actor, trained.actor)
     assert np.isfinite(metrics["cost_critic/loss"])
-    online = diffcps.make_finetuning(diffcps.Config(safety=SAFE), nets)
-    assert int(jax.jit(online.update)(after, batch, KEY)[0].step) == int(after.step) + 1  # one State for all
+    online = diffcps.make_finetuning(diffcps.Config(safety=SAFE), nets)  # one State for both
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(online.init, KEY, example), after)
 
 
 @pytest.mark.parametrize(

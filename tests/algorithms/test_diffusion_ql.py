@@ -102,28 +102,27 @@ def start(algorithm, batch, **parts):
 # The critics.
 
 
-def backup(target, candidates, count=2, **numbers):
-    """y of one row that earns 0 with gamma 1, from target values [E, A] and candidates [K]: critics at 0 pay E y^2."""
-    config = diffusion_ql.Config(discount_factor=1.0, backup_count=len(candidates), **numbers)
-    target = jnp.asarray(target, jnp.float32)[:, None]
-    table = Table(count, 1, target.shape[-1])
-    one = one_hot([0], 1)
-    batch = rows(1, jnp.zeros(1, jnp.int32), observation=one, next_observation=one)
-    nets = diffusion_ql.Networks(StepDenoiser(), table)
-    state = start(diffusion_ql.make(config, nets), batch, critic=jnp.zeros_like(target), target_critic=target)
-    next_action = jnp.asarray(candidates, jnp.int32)[:, None]
-    _, metrics = diffusion_ql.update_critic(state, batch, next_action, config=config, networks=nets)
-    return math.sqrt(float(metrics["critic/loss"]) / count)
-
-
 def test_the_backup_is_the_least_over_critics_of_the_best_over_actions():
     """Not the best of the least: of Q1 = (3, 0) and Q2 = (1, 2) that would be 1."""
-    target = [[3.0, 0.0, 0.5], [1.0, 2.0, 0.4]]
-    np.testing.assert_allclose([backup(target, [action]) for action in range(3)], [1.0, 0.0, 0.4], rtol=1e-6)
-    np.testing.assert_allclose(backup(target, [0, 1]), 2.0, rtol=1e-6)
-    # more samples never lower it, ten equal ones are one
-    np.testing.assert_allclose(backup(target, [2] * 10), 0.4, rtol=1e-6)
-    assert backup(target, [2, 2, 0]) == pytest.approx(1.0)
+    target = np.array([[3.0, 0.0, 0.5], [1.0, 2.0, 0.4]])
+    candidates = np.array([[0] * 10, [1] * 10, [2] * 10, [0, 1] * 5, [2] * 9 + [0]])  # of one row each
+    expected = [1.0, 0.0, 0.4, 2.0, 1.0]
+    count = len(expected)
+    tables = jnp.asarray(np.tile(target[:, None], (1, count, 1)), jnp.float32)
+    nets = diffusion_ql.Networks(StepDenoiser(), Table(2, count, 3))
+    config = diffusion_ql.Config(discount_factor=1.0, backup_count=10, clip_norm=0.0)
+    each = one_hot(range(count), count)
+    batch = rows(count, jnp.zeros(count, jnp.int32), observation=each, next_observation=each)
+    state = start(diffusion_ql.make(config, nets), batch, critic=jnp.zeros_like(tables), target_critic=tables)
+    after, metrics = diffusion_ql.update_critic(state, batch, jnp.asarray(candidates.T), config=config, networks=nets)
+    # critics at 0 move towards y: a tenth of their gradient, 2 (0 - y) / B, is Adam's first moment
+    backups = -10.0 * count / 2.0 * after.critic.opt_state[0].mu[:, :, 0]
+    np.testing.assert_allclose(backups, [expected] * 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["critic/loss"], 2.0 * np.square(expected).mean(), rtol=1e-5)
+    # ten equal samples are one, and one more sample never lowers it
+    single, _ = diffusion_ql.update_critic(state, batch, jnp.asarray(candidates.T[:1]), config=config, networks=nets)
+    backups = -10.0 * count / 2.0 * single.critic.opt_state[0].mu[0, :, 0]
+    np.testing.assert_allclose(backups, [1.0, 0.0, 0.4, 1.0, 0.4], rtol=1e-5)
 
 
 def test_the_critics_step_by_hand():
@@ -258,7 +257,7 @@ def test_without_the_value_it_is_diffusion_behavior_cloning():
     nets, batch, config = small_networks(), rows(16), diffusion_ql.Config()
     state = random_state(diffusion_ql.make(config, nets), jax.tree.map(lambda leaf: leaf[0], batch), 0)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @jax.jit
     def gradient(weight):
         loss = functools.partial(
             diffusion_ql.actor_loss, state=state, batch=batch, key=KEY, config=config, networks=nets
@@ -269,7 +268,7 @@ def test_without_the_value_it_is_diffusion_behavior_cloning():
         denoise = diffusion_bc.denoiser(nets, params, batch.observation)
         return denoising_error(config.diffusion, denoise, batch.action, jax.random.split(KEY, 3)[0]).mean()
 
-    expected_loss, expected = jax.value_and_grad(cloning)(state.actor.params)
+    expected_loss, expected = jax.jit(jax.value_and_grad(cloning))(state.actor.params)
     plain, metrics = gradient(0.0)
     chex.assert_trees_all_close(plain, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(metrics["actor/behavior_loss"], expected_loss, rtol=1e-5)
@@ -277,14 +276,13 @@ def test_without_the_value_it_is_diffusion_behavior_cloning():
         chex.assert_trees_all_close(gradient(1.0)[0], expected, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(("weight", "offset"), [(0.5, 1.0), (2.0, 2.0)])
-def test_the_policy_settles_where_the_data_and_the_value_balance(weight, offset):
+def test_the_policy_settles_where_the_data_and_the_value_balance():
     """T = 1, data at -.2 and .2, Q = theta + offset: L_bc = g (theta^2 + .04) and -eta Q / |Q| have their common
     stationary point at 2 g theta (theta + offset) = eta slope, with g = alpha_bar / (1 - alpha_bar)."""
     share = math.exp(-5.05)
     g = share / (1.0 - share)
-    slope = 0.01
-    # offset dominates: solve the quadratic 2 g theta (slope theta + offset) = weight slope
+    slope, offset, weight = 0.01, 1.0, 0.5
+    # 2 g theta (slope theta + offset) = weight slope
     theta = (-offset + math.sqrt(offset**2 + 2.0 * slope * weight * slope / g)) / (2.0 * slope)
     assert abs(theta) < 0.9
     action = jnp.asarray([[-0.2], [0.2]])

@@ -74,8 +74,7 @@ def target_by_hand(next_action):
 
 def test_the_target_by_hand_without_noise():
     method = algorithm(discount_factor=0.9, reward_scale=0.5, target_noise=0.0)
-    state = start(method)
-    after, metrics = jax.jit(method.update)(state, BATCH, KEY)
+    _, metrics = jax.jit(method.update)(start(method), BATCH, KEY)
     q = np.array([1.0, 2.0])[:, None] * np.asarray(BATCH.action[:, 0])
     expected = ((q - target_by_hand(MEANS[[1, 0, 0]])) ** 2).mean(-1).sum()
     np.testing.assert_allclose(metrics["critic/loss"], expected, rtol=1e-5)

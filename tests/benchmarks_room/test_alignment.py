@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import alignment
+import bridges
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +124,7 @@ def untrained_run(directory, offline: str, finished_chunks: int) -> list[str]:
     budget = presets.Budget(hidden_sizes=(4,))
     config = presets.finetuning_config(presets.METHODS["marvel"], 20.0)
     sizes = {"action_size": 2, "episode_length": TASK.episode_length}
-    pretraining, offline_config, _ = presets.offline_algorithm(offline, budget, **sizes, limit=20.0)
+    source = bridges.offline(offline, budget, **sizes, limit=20.0)
     alignment_phase = marvel.make_alignment(config, marvel.default_networks(2, budget.hidden_sizes))
     example = example_transition(envs.make("ball_circle", "mujoco"))
     random = np.random.default_rng(0)
@@ -134,7 +135,7 @@ def untrained_run(directory, offline: str, finished_chunks: int) -> list[str]:
         return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(leaf.dtype), shapes)
 
     directory.mkdir()
-    checkpoint.save(directory / "pretrained", drawn(pretraining), offline_config)
+    checkpoint.save(directory / "pretrained", drawn(source.algorithm), source.config)
     aligned = drawn(alignment_phase)._replace(multiplier=())
     checkpoint.Checkpoints(directory / "checkpoints" / "alignment").save(finished_chunks, aligned)
     about = {"benchmark": "offline_to_online", "task": "ball_circle", "offline": offline, "limit": 20.0}
