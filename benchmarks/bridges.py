@@ -51,8 +51,8 @@ FORMS = {
         numbers=(("policy", "gaussian"),),
     ),
     "sfbc": Form("sfbc", "residual", "ema_actor"),
-    "diffusion_ql": Form("diffusion_ql", "mlp", "actor.params", networks=(("activation", "relu"),)),
-    "diffcps": Form("diffcps", "mlp", "actor.params", networks=(("activation", "relu"),)),
+    "diffusion_ql": Form("diffusion_ql", "mlp", "actor.params"),
+    "diffcps": Form("diffcps", "mlp", "actor.params"),
 }
 """Method -> its form. Every method whose Config has `safety` also goes by "safe_<method>", its safe form."""
 
@@ -150,17 +150,25 @@ def online(method: Method, source: Offline, limit: float) -> Online:
     return {"marvel": _marvel, "pex": _pex, "diffcps": _diffcps}[method.learner](method, source, limit)
 
 
+def _same_critic(source: Offline, critic: Any) -> bool:
+    """Whether parameters of the offline critic are the same function here; if not, alignment fits one anew.
+
+    SfBC has one critic with swish, Diffusion-QL and DiffCPS twins with mish; the fine-tuning's are twins with ReLU.
+    Of the same shapes, parameters would load and mean something else.
+    """
+    return source.form.critic is not None and source.networks.critic == critic
+
+
 def _marvel(method: Method, source: Offline, limit: float) -> Online:
     config = finetuning_config(method, limit)
     networks = marvel.default_networks(source.action_size, source.hidden_sizes)
     fields, form = {"actor.params": "actor.params"}, source.form
-    if form.direct and form.critic is not None:
-        fields |= {"critic.params": "critic.params", "target_critic": "critic.params"}
-    elif form.critic is not None and form.module != "sfbc":  # one critic there, twins here: alignment fits them anew
-        fields |= {"critic.params": "critic", "target_critic": "critic"}
+    if _same_critic(source, networks.critic):
+        critic = "critic.params" if form.direct else "critic"
+        fields |= {"critic.params": critic, "target_critic": critic}
     if form.module == "cpq":
         fields |= {"cost_critic.params": "cost_critic.params", "target_cost_critic": "cost_critic.params"}
-    if source.safe:
+    if source.safe and source.networks.safety.critic == networks.cost_critic:
         fields |= {"cost_critic.params": "safety.critic.params", "target_cost_critic": "safety.critic.params"}
     phases = marvel.make_alignment(config, networks), marvel.make_finetuning(config, networks)
     return Online(config, *phases, fields, not form.direct, "marvel", {})
@@ -180,9 +188,9 @@ def _pex(method: Method, source: Offline, limit: float) -> Online:
     form, options = source.form, {"frozen": source.form.frozen}
     networks = pex.default_networks(source.action_size, source.hidden_sizes, **options)
     fields = {"frozen": form.policy}
-    if form.critic is not None and form.module != "sfbc":
+    if _same_critic(source, networks.critic):
         fields |= {"critic.params": "critic.params", "target_critic": "critic.params"}
-    if source.safe:
+    if source.safe and source.networks.safety.critic == networks.safety.critic:
         fields |= {"safety.critic.params": "safety.critic.params", "safety.target_critic": "safety.critic.params"}
     phases = pex.make_alignment(config, networks), pex.make(config, networks)
     return Online(config, *phases, fields, False, "pex", options)

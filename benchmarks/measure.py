@@ -1,9 +1,8 @@
-"""What throughput.py measures with: windows of calls, memory, the machine, GEMMs, environments, dense FLOPs."""
+"""What throughput.py measures with: windows of calls, memory, the machine, GEMMs, environments, XLA's FLOPs."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import platform
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from safejax import algorithms, envs
 from safejax.types import Algorithm, Array, EnvState, Key, Transition
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
+VARIANTS = {"align_iql_hard": ("align_iql", {"alignment": "hard"})}  # name -> (method, numbers of its Config)
 GEMM_SHAPES = ((2048, 2048), (256, 256), (512, 256), (2560, 256), (5120, 400))  # rows, width
 
 
@@ -200,13 +201,15 @@ def fit(play: Callable[[int], Any], seconds: float) -> int:
 
 
 def build(spec: Mapping[str, Any], epochs: int = 1, minibatches: int = 1) -> Algorithm:
-    """The method `name` with networks for `hidden` and `action` of `spec`; the two counts are ppo_lag's."""
-    module = algorithms.module(spec["name"])
+    """The method or variant `name` with networks for `hidden` and `action` of `spec`; the two counts are ppo_lag's."""
+    method, numbers = VARIANTS.get(spec["name"], (spec["name"], {}))
+    module = algorithms.module(method)
     networks = module.default_networks(spec["action"], tuple(spec["hidden"]))
-    if spec["name"] == "marvel":
+    if method == "marvel":
         return module.make_alignment(networks=networks)
-    counts = {"epoch_count": epochs, "minibatch_count": minibatches} if spec["name"] == "ppo_lag" else {}
-    return module.make(module.Config(**counts), networks)
+    if method == "ppo_lag":
+        numbers = {"epoch_count": epochs, "minibatch_count": minibatches}
+    return module.make(module.Config(**numbers), networks)
 
 
 def example(spec: Mapping[str, Any], algorithm: Algorithm, shape: tuple[int, ...], key: Key) -> tuple[Any, Transition]:
@@ -229,67 +232,28 @@ def update_on_rollout(algorithm: Algorithm, state: Any, rollout: Transition, key
     return algorithm.update(state, rollout, jax.random.fold_in(key, state.step))
 
 
+def batch_shape(spec: Mapping[str, Any], algorithm: Algorithm) -> tuple[int, ...]:
+    """The leading axes of `batch` transitions as `update` eats them: a rollout, windows, or rows."""
+    lengths = {"fresh": spec["batch"], "sequence": algorithm.batch.length}
+    length = lengths.get(algorithm.batch.kind)
+    return (spec["batch"],) if length is None else (spec["batch"] // length, length)
+
+
+def abstract_update(spec: Mapping[str, Any], algorithm: Algorithm) -> tuple[Any, Transition, Key]:
+    """Shapes of the arguments of one update of one seed; of ppo_lag, of one minibatch and its preparation."""
+    key = jax.eval_shape(jax.random.key, 0)
+    return *jax.eval_shape(functools.partial(example, spec, algorithm, batch_shape(spec, algorithm)), key), key
+
+
 def xla_flops(spec: Mapping[str, Any]) -> float | None:
-    """XLA's count for one update of one seed; of ppo_lag, for one minibatch and the preparation of its rows."""
-    algorithm, batch, key = build(spec), spec["batch"], jax.random.key(0)
-    shape = (1, batch) if algorithm.batch.kind == "fresh" else (batch,)
-    state, rows = jax.eval_shape(functools.partial(example, spec, algorithm, shape), key)
-    compiled = jax.jit(algorithm.update).lower(state, rows, key).compile()
-    return (compiled.cost_analysis() or {}).get("flops")
+    """XLA's count for one update of one seed; of ppo_lag, for one minibatch and the preparation of its rows.
 
-
-# Dense-layer FLOPs: two per multiply-add, and only products that no implementation of the method can leave out.
-# Activations, optimisers, target averages and gathers are not counted. `sizes` are one network's widths from
-# input to output.
-
-
-def _products(sizes: Sequence[int]) -> int:
-    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(sizes))
-
-
-def forward(sizes: Sequence[int], batch: int) -> int:
-    """One evaluation of a network."""
-    return 2 * batch * _products(sizes)
-
-
-def train(sizes: Sequence[int], batch: int) -> int:
-    """Evaluation, gradients of all weights, and of the inputs of every layer but the first."""
-    return 2 * batch * (3 * _products(sizes) - sizes[0] * sizes[1])
-
-
-def through(sizes: Sequence[int], batch: int, columns: int) -> int:
-    """Evaluation and the gradient of `columns` of the inputs, through frozen weights."""
-    return 2 * batch * (2 * _products(sizes) - (sizes[0] - columns) * sizes[1])
-
-
-def update_flops(
-    method: str, *, observation: int, action: int, hidden: Sequence[int], batch: int, epochs: int = 1
-) -> float:
-    """Minimal FLOPs of one update; of ppo_lag, of one minibatch and its share of the preparation.
-
-    Args:
-      method: a key of `throughput.METHODS`.
-      observation, action, hidden: sizes of the networks.
-      batch: rows of the batch or minibatch.
-      epochs: of ppo_lag, passes over a rollout, which share its preparation: four values of every row.
+    Of a `cond` it counts the dearer branch: an update in which the actor moves.
     """
-    value, critic = (observation, *hidden, 1), (observation + action, *hidden, 1)
-    mean, mean_and_std = (observation, *hidden, action), (observation, *hidden, 2 * action)
-    # next action; both reward critics and the cost critic, first their targets, then a gradient step
-    evaluation = forward(mean_and_std, batch) + 3 * forward(critic, batch) + 3 * train(critic, batch)
-    gradient = through(critic, batch, action)
-    match method:
-        case "bc":
-            return train(mean_and_std, batch)
-        case "iql":  # the value is evaluated anew for the advantage and at the next observation
-            values = train(value, batch) + 2 * forward(value, batch)
-            return values + 2 * forward(critic, batch) + 2 * train(critic, batch) + train(mean, batch)
-        case "marvel":  # alignment
-            return evaluation
-        case "sac_lag":
-            return evaluation + train(mean_and_std, batch) + 3 * gradient
-        case "cpq":  # without push-up; no gradient passes the indicator of the cost critic
-            return evaluation + train(mean_and_std, batch) + 2 * gradient + forward(critic, batch)
-        case "ppo_lag":
-            return train(mean, batch) + 2 * train(value, batch) + 4 * forward(value, batch) / epochs
-    raise ValueError(f"method is {method!r}, which has no FLOP count")
+    algorithm = build(spec)
+    # it counts the body of a loop once, so there must be no loops
+    with mock.patch.object(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True)):
+        lowered = jax.jit(algorithm.update).lower(*abstract_update(spec, algorithm))
+    # products are counted before machine code is made
+    compiled = lowered.compile(compiler_options={"xla_llvm_disable_expensive_passes": True})
+    return (compiled.cost_analysis() or {}).get("flops")

@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import report
-from offline_presets import METHODS, PUBLISHED, REWARDS, Setting, setting
+from offline_presets import METHODS, REWARDS, Setting, setting
 from offline_to_online import OneLineParser, choose, stop
+from published import PUBLISHED
 
 from safejax import algorithms, envs, training
 from safejax.algorithms.safety import SafetyConfig
@@ -118,6 +119,8 @@ def chosen(row: str, data: str, env: Env, options: argparse.Namespace) -> Settin
     found = setting(row, data, options.preset)
     if options.updates is not None:
         found = replace(found, updates=options.updates)
+        if getattr(found.config, "actor_decay_steps", 0):
+            found = replace(found, config=replace(found.config, actor_decay_steps=options.updates))
     if options.safe is not None:
         limit = SafetyConfig(cost_limit=options.safe, episode_length=env.episode_length)
         if not hasattr(found.config, "safety"):
@@ -133,12 +136,11 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
     algorithm = module.make(chosen.config, networks)
     scaled = scale_rewards(dataset, chosen.reward)
     keys, example = job.keys(_UPDATE), example_transition(job.env)
-    axes = shared_step(jax.eval_shape(algorithm.init, keys[0], example))
-    init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None), out_axes=axes))
+    init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))
     step_count = min(job.every, chosen.updates)
     loop = functools.partial(training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size)
-    learn = jax.jit(jax.vmap(loop, in_axes=(axes, None, 0), out_axes=(axes, 0)), donate_argnums=0)
-    play = evaluator(job, algorithm, axes)
+    learn = jax.jit(jax.vmap(loop, in_axes=(0, None, 0)), donate_argnums=0)
+    play = evaluator(job, algorithm)
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
         began = time.perf_counter()
@@ -151,10 +153,9 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
         row, lambda: init(keys, example), advance, max(1, chosen.updates // step_count), check=job.env.check
     )
     (job.run.directory / "policies").mkdir(exist_ok=True)
-    whole = state._replace(step=jnp.broadcast_to(state.step, keys.shape))
     save = functools.partial(
         save_policy,
-        state=whole,
+        state=state,
         config=chosen.config,
         method=METHODS[row],
         action_size=job.env.action_size,
@@ -168,11 +169,6 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
     return {"setting": chosen, "records": job.run.metrics(row)}
 
 
-def shared_step(state: Any) -> Any:
-    """vmap axes of a State: seeds share their step counter, so that `cond` on it stays a branch and skips work."""
-    return jax.tree.map(lambda _: 0, state)._replace(step=None)
-
-
 def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
     """The data set with the rewards that the papers train on; evaluations report the task's own."""
     returns = np.asarray(episode_returns(dataset)[0])
@@ -181,7 +177,7 @@ def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
     return dataset._replace(transitions=rows)
 
 
-def evaluator(job: Job, algorithm: Algorithm, axes: Any) -> Any:
+def evaluator(job: Job, algorithm: Algorithm) -> Any:
     """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation."""
 
     def play(state: Any, key: Array) -> dict[str, Array]:
@@ -189,7 +185,7 @@ def evaluator(job: Job, algorithm: Algorithm, axes: Any) -> Any:
         sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
         return {name: jnp.mean(value) for name, value in sums.items()}
 
-    jitted = jax.jit(jax.vmap(play, in_axes=(axes, 0)))
+    jitted = jax.jit(jax.vmap(play))
     return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
 
 

@@ -4,8 +4,9 @@ One JSON line per measurement on standard output (and appended to --output); pro
 error. Each runs in a process of its own, so that peak memory and compilation are its own; that of an update first
 measures this machine's float32 GEMM rate, its bound on a CPU. `taskset -c 0 python ...` measures one core.
 
-ppo_lag counts minibatches, by default of OmniSafe's sizes; marvel is its alignment phase; the engine "host" is
-the C library's batch alone, without JAX and resets.
+Any method of safejax.algorithms can be named, and align_iql_hard. ppo_lag counts minibatches, by default of
+OmniSafe's sizes; marvel is its alignment phase; methods that learn from windows get --batch transitions of them; no
+method has its safe form. The engine "host" is the C library's batch alone, without JAX and resets.
 """
 
 from __future__ import annotations
@@ -25,22 +26,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import flops
 import jax
 import jax.numpy as jnp
 import measure
-from offline_to_online import OneLineParser, choose
+from offline_to_online import OneLineParser, choose, stop
 
 from safejax import envs
+from safejax.algorithms import MODULES
 from safejax.data import Dataset
 from safejax.training import train_offline
 
-METHODS = ("bc", "iql", "cpq", "sac_lag", "marvel", "ppo_lag")
+METHODS = (*MODULES, *measure.VARIANTS)
+USUAL = ("bc", "iql", "cpq", "sac_lag", "marvel", "ppo_lag")
 WHAT = ("updates", "environments", "gemm")
 ENGINES = ("mujoco", "mjx", "host")
 OFF_POLICY = {"hidden": (256, 256), "batch": 256, "observation": 17, "action": 6}  # D4RL-like
 PPO_LAG = {"hidden": (64, 64), "batch": 64, "observation": 60, "action": 2}  # OmniSafe on SafetyPointGoal1
+DIFFUSION = OFF_POLICY | {"hidden": (256, 256, 256)}  # the authors'
+SIZES = {"ppo_lag": PPO_LAG, "diffusion_ql": DIFFUSION, "diffcps": DIFFUSION, "awr": OFF_POLICY | {"hidden": (128, 64)}}
 ROWS = 100_000  # of the synthetic data set
 EPOCHS, MINIBATCHES = 10, 32  # of one ppo_lag update
+POLICY_FREQUENCY = 2  # of methods whose actor rests between
 Spec = dict[str, Any]
 Record = dict[str, Any]
 
@@ -83,13 +90,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     count = positive(int)
     add("--what", ",".join(WHAT), "kinds of measurement")
-    add("--methods", ",".join(METHODS), "whose updates")
+    add("--methods", ",".join(USUAL), "whose updates")
     add("--tasks", ",".join(envs.names()), "environments")
     add("--engines", ",".join(ENGINES), "physics")
     add("--seeds", "1,8,32", "learners under one vmap", positive_integers)
     add("--environments", "1,16,64,256,1024", "side by side", positive_integers)
     for name, size in OFF_POLICY.items():
-        shown = f"{size}; ppo_lag {PPO_LAG[name]}"
+        others = "".join(f"; {method} {sizes[name]}" for method, sizes in SIZES.items() if sizes[name] != size)
+        shown = f"{size}{others}"
         add(f"--{name}", None, "of every method", positive_integers if name == "hidden" else count, shown)
     add("--windows", 4, "timed windows of each measurement", count)
     add("--seconds", 1.2, "length of a window", positive(float))
@@ -110,7 +118,8 @@ def plan(options: argparse.Namespace) -> list[Spec]:
     for name in names("methods", METHODS):
         unit = "minibatches/s" if name == "ppo_lag" else "updates/s"
         spec = {"what": "updates", "name": name, "unit": unit}
-        spec |= (PPO_LAG if name == "ppo_lag" else OFF_POLICY) | given
+        spec |= SIZES.get(name, OFF_POLICY) | given
+        check_batch(spec)
         text = f"{name} {'x'.join(map(str, spec['hidden']))} batch {spec['batch']}"
         specs += [spec | {"seeds": seeds, "label": f"{text} seeds {seeds}"} for seeds in options.seeds]
     for name in names("tasks", envs.names()):
@@ -124,6 +133,13 @@ def plan(options: argparse.Namespace) -> list[Spec]:
         specs.append(spec | {"shape": (rows, width)})
     whats, pace = names("what", WHAT), {"windows": options.windows, "seconds": options.seconds}
     return [spec | {"pace": pace} for spec in specs if spec["what"] in whats]
+
+
+def check_batch(spec: Spec) -> None:
+    """Refuse a batch that is not a whole number of a sequence method's windows, in one line."""
+    length, batch = measure.build(spec).batch.length, spec["batch"]
+    if batch % length:
+        stop(f"--batch is {batch}, expected a multiple of {length}, the rows of a window of {spec['name']}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -228,13 +244,13 @@ def measure_one(spec: Spec) -> Record:
 def measure_updates(spec: Spec, pace: dict[str, Any]) -> Record:
     """Updates per second, summed over seeds, beside the GEMM rates of the minute."""
     sizes = {name: spec[name] for name in OFF_POLICY}
-    flops = measure.update_flops(spec["name"], **sizes, epochs=EPOCHS)
+    count = flops.update_flops(spec["name"], **sizes, epochs=EPOCHS, policy_frequency=POLICY_FREQUENCY)
     shapes = ((2048, 2048), (spec["batch"], 256))
     gemms = [measure.gemm(*shape, windows=3, seconds=min(pace["seconds"], 0.6)) for shape in shapes]
     peak, cpu_peak = (max(gemm[key] for gemm in gemms) for key in ("median", "per_cpu_second"))
     before = measure.memory()["peak_rss_mb"]
     # at half the GEMM rate, a call of so many updates takes a quarter of a window
-    run, state, data, keys, updates = workload(spec, pace["seconds"] / 4 * 0.5e9 * peak / flops)
+    run, state, data, keys, updates = workload(spec, pace["seconds"] / 4 * 0.5e9 * peak / count)
     compiled, times = measure.compile_timed(jax.jit(run, donate_argnums=0), state, data, keys)
     metrics = None
 
@@ -245,20 +261,20 @@ def measure_updates(spec: Spec, pace: dict[str, Any]) -> Record:
 
     first = measure.timed(call)
     measured = measure.rates(call, updates, **pace)
-    gflops = measured["median"] * flops / 1e9
+    gflops = measured["median"] * count / 1e9
     return measured | {
         **times,
         "first_call_s": sum(times.values()) + first,
         "rss_before_mb": before,  # peak up to and with the GEMMs
         "finite": all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(metrics)),
-        "flops_per_update": flops,
+        "flops_per_update": count,
         "gflops": gflops,
         "gemm_gflops": [gemm["median"] for gemm in gemms],  # 2048 x 2048 x 2048, batch x 256 x 256
-        "bound": 1e9 * peak / flops,  # updates per second at the higher of them
+        "bound": 1e9 * peak / count,  # updates per second at the higher of them
         "share_of_peak": gflops / peak,  # equals median / bound
-        "share_of_peak_cpu_s": measured["per_cpu_second"] * flops / 1e9 / cpu_peak,
+        "share_of_peak_cpu_s": measured["per_cpu_second"] * count / 1e9 / cpu_peak,
         "share_of_layer_gemm": gflops / gemms[1]["median"],
-        "one_update_flops": measure.update_flops(spec["name"], **sizes),  # to compare with XLA's count
+        "one_update_flops": flops.update_flops(spec["name"], **sizes),  # to compare with XLA's count
         "one_update_flops_xla": measure.xla_flops(spec),
     }
 
@@ -276,7 +292,8 @@ def workload(spec: Spec, affordable: float) -> tuple[Any, ...]:
     else:
         algorithm, updates = measure.build(spec), 2 ** min(10, int(math.log2(max(1.0, affordable / seeds))))
         shape = (ROWS,)
-        run = functools.partial(train_offline, algorithm, step_count=updates, batch_size=spec["batch"])
+        rows, *_ = measure.batch_shape(spec, algorithm)
+        run = functools.partial(train_offline, algorithm, step_count=updates, batch_size=rows)
     keys = jax.random.key(0) if seeds == 1 else jax.random.split(jax.random.key(0), seeds)
     start = functools.partial(measure.example, spec, algorithm, shape)
     if seeds > 1:

@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"[{done + 1}/{len(jobs)}{left}] {job}", file=sys.stderr, flush=True)
             record, actions = measure(job, datasets[job.problem], updates, options.seed)
             results["records"].append(record)
-            if job.method in METHODS and job.step_count in (None, options.figure_steps):
+            if job.method != "data" and job.step_count in (None, options.figure_steps):
                 clouds[job.problem, job.method] = actions
             write_json(output / "results.json", results)
     except KeyboardInterrupt:
@@ -249,9 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = toy2d_report.tables(results["records"])
     (output / "tables.md").write_text(text + "\n")
     data = {name: np.asarray(dataset.transitions.action) for name, dataset in datasets.items()}
-    title = (
-        f"actions at T = {options.figure_steps} denoising steps, {updates:,} updates; data in grey, by reward in purple"
-    )
+    title = f"Actions at T = {options.figure_steps}, {updates:,} updates. Data: grey, in the first column by reward."
     toy2d_report.draw_clouds(output / "toy2d.png", clouds, data, title)
     hits = toy2d_report.sweep(results["records"])
     if hits:

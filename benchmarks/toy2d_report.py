@@ -105,7 +105,7 @@ def draw_clouds(
       title: above all panels.
     """
     methods = list(dict.fromkeys(method for _, method in clouds))
-    side, left, top = 1.25, 0.3, 0.55  # inches
+    side, left, top = 1.25, 0.3, 0.48  # inches
     width, height = side * (1 + len(methods)) + left, side * len(data) + top
     figure = Figure(figsize=(width, height))
     edges = dict(left=left / width, right=0.998, bottom=0.004, top=1.0 - top / height, wspace=0.05, hspace=0.05)
@@ -115,7 +115,7 @@ def draw_clouds(
         for axes in row:
             axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=[], yticks=[], aspect="equal")
             axes.spines[:].set_color("#bbbbbb")
-        row[0].set_ylabel(PROBLEMS[name].label, fontsize=8, color=INK)
+        row[0].set_ylabel(PROBLEMS[name].label, fontsize=7, color=INK)
         mode, _ = assign(PROBLEMS[name], points)
         row[0].scatter(*points.T, s=1.5, c=rewards[mode] / max(rewards), cmap=REWARDS, vmin=0, vmax=1, linewidths=0)
         for axes, method in zip(row[1:], methods, strict=True):

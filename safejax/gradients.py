@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.custom_batching import custom_vmap
 
 from safejax.types import Array, ArrayTree, Metrics, Params, TrainState
 
@@ -50,6 +51,35 @@ def gradient_step(
     gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def where_due(due: Array, step: Callable[[Any], Any], state: Any) -> Any:
+    """`step(state)` where `due`, else `state`: work that is really skipped, for parts that learn every few updates.
+
+    A plain `cond` becomes a `select` under vmap and runs both branches for every learner. Here vmapped learners share
+    one branch, taken if any of them is due; seeds count their steps alike, so they skip together.
+
+    Args:
+      due: [] bool.
+      step: state -> state, same structure, shapes and dtypes.
+      state: any tree.
+    """
+
+    def taken(state: Any) -> Any:
+        return jax.tree.map(lambda new, old: jax.numpy.where(due, new, old), step(state), state)
+
+    return jax.lax.cond(_any_due(due), taken, lambda state: state, state)
+
+
+@custom_vmap
+def _any_due(due: Array) -> Array:
+    return due
+
+
+@_any_due.def_vmap
+def _(axis_size: int, batched: Any, due: Array) -> tuple[Array, bool]:
+    del axis_size, batched
+    return _any_due(jax.numpy.any(due)), False
 
 
 def polyak(target: ArrayTree, online: ArrayTree, rate: float | Array) -> ArrayTree:

@@ -6,8 +6,8 @@ eta E_pi (Q - V)^2 and takes candidates by exp(-eta (Q - V)^2); `"hard"` meets t
 exp(-beta(s) Q), where beta(s) is a learned multiplier. Values and behaviour policy are IDQL's. `policy="gaussian"` is
 weighted regression with the same weights instead of candidates.
 
-The paper's body was not at hand: losses and numbers are the released code's (felix-thu/AlignIQL; Gaussian:
-felix-thu/RPEX), the optimisation problems behind them derived. What that code does otherwise, and we do not:
+Losses and numbers are the released code's (felix-thu/AlignIQL; Gaussian: felix-thu/RPEX); the optimisation problems
+behind them are derived, unconfirmed against the paper's text. What that code does otherwise, and we do not:
 - its stochastic acting normalises -(Q - V)^2 itself, so that the least aligned candidate is the likeliest;
 - its hard weight overflows; here candidates are compared by -beta Q;
 - it estimates the dual of the hard problem by the batch's one action a state (`dual="sample"`), which has no lower

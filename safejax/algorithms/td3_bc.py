@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from safejax.algorithms import iql, safety
 from safejax.algorithms.bc import act
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
-from safejax.gradients import adam, copy, gradient_step, polyak, train_state
+from safejax.gradients import adam, copy, gradient_step, polyak, train_state, where_due
 from safejax.losses.policy import lagrangian
 from safejax.losses.value import squared_error, td_target
 from safejax.networks import Critic, GaussianActor, ensemble
@@ -135,7 +135,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
             safety=safe,
         )
 
-    state = jax.lax.cond(state.step % config.policy_frequency == 0, improve, lambda state: state, state)
+    state = where_due(state.step % config.policy_frequency == 0, improve, state)
     metrics = critic_metrics | safety_metrics | state.actor_metrics
     if config.safety is not None:
         metrics |= {"multiplier": state.safety.multiplier.value}

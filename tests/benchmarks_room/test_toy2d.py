@@ -179,21 +179,20 @@ def test_only_the_first_circle_is_compared_with_the_paper():
 
 def test_a_tiny_run(tiny, tmp_path, capsys):
     output = tmp_path / "run"
-    arguments = (
-        "--problems four_modes,circle_shared --methods diffusion_bc,idql --steps 3 --figure-steps 2 --updates 20"
-    )
-    toy2d.main([*arguments.split(), "--seed", "4", "--output", str(output)])
+    arguments = ["--methods", "diffusion_bc,idql", "--steps", "2", "--figure-steps", "2", "--updates", "20"]
+    arguments += ["--output", str(output)]
+    toy2d.main(["--problems", "four_modes,circle_shared", "--seed", "4", *arguments])
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 10  # 4 jobs of the four modes, 6 of the circle
-    assert "[10/10, " in printed.err
+    assert printed.err.count("\n") == 8
+    assert "[8/8, " in printed.err
     results = json.loads((output / "results.json").read_text())
-    assert results["command"].endswith("--seed 4 --output " + str(output))
+    assert results["command"].endswith("--updates 20 --output " + str(output))
     assert results["complete"]
     assert set(toy2d.PACKAGES) < set(results["versions"])
     assert (results["seed"], results["updates"], results["batch_size"]) == (4, 20, 16)
     found = [(each["problem"], each["method"], each["step_count"]) for each in results["records"]]
     assert found == [
-        tuple(job) for job in toy2d.plan(["four_modes", "circle_shared"], ["diffusion_bc", "idql"], [3], 2)
+        tuple(job) for job in toy2d.plan(["four_modes", "circle_shared"], ["diffusion_bc", "idql"], [2], 2)
     ]
     for each in results["records"]:
         assert len(each["modes"]) == 4
@@ -207,8 +206,8 @@ def test_a_tiny_run(tiny, tmp_path, capsys):
             assert picture.width > 400
         assert (output / name).stat().st_size < 300_000
 
-    toy2d.main(["--problems", "two_moons", "--methods", "awr", "--updates", "1", "--output", str(output)])
-    assert len(json.loads((output / "results.json").read_text())["records"]) == 3  # its own results may be replaced
+    toy2d.main(["--problems", "two_moons", *arguments])
+    assert len(json.loads((output / "results.json").read_text())["records"]) == 4  # its own results may be replaced
 
 
 def test_an_interrupted_run_keeps_what_was_finished(tiny, tmp_path, monkeypatch, capsys):
