@@ -273,9 +273,6 @@ def _multiplier_optimizer(config: Config) -> Any:
 def check(config: Config) -> None:
     """Refuse numbers out of range, and the one combination that has no meaning."""
     idql.check(config)
-    check_choice("value", config.value, idql.VALUES)
-    check_range("quantile", config.quantile, 0.0, 1.0, open_low=True, open_high=True)
-    check_range("exponential", config.exponential, 0.0, open_low=True)
     check_choice("alignment", config.alignment, ("soft", "hard"))
     check_choice("policy", config.policy, ("diffusion", "gaussian"))
     check_choice("dual", config.dual, ("logsumexp", "sample"))

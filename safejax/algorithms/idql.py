@@ -181,14 +181,14 @@ def check(config: Any) -> None:
     iql.check(config)
     diffusion_bc.check(config)
     check_range("candidate_count", config.candidate_count, 1)
+    check_choice("value", config.value, VALUES)
+    check_range("quantile", config.quantile, 0.0, 1.0, open_low=True, open_high=True)
+    check_range("exponential", config.exponential, 0.0, open_low=True)
 
 
 def make(config: Config = Config(), networks: Networks | None = None, *, action_size: int | None = None) -> Algorithm:
     """Check the numbers and bind them; networks default to `default_networks(action_size)`."""
     check(config)
-    check_choice("value", config.value, VALUES)
     check_choice("selection", config.selection, ("argmax", "weighted"))
-    check_range("quantile", config.quantile, 0.0, 1.0, open_low=True, open_high=True)
-    check_range("exponential", config.exponential, 0.0, open_low=True)
     networks = choose_networks(networks, default_networks, action_size)
     return bind(config=config, networks=networks, batch=BatchSpec.uniform(), init=init, update=update, act=act)

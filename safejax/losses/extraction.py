@@ -89,8 +89,8 @@ def alignment_dual(alpha: Array, beta: Array, q: Array, value: Array) -> Array:
     """The released code's one-sample estimate of AlignIQL-hard's dual, exp(-1 - alpha - beta Q) + alpha + beta V.
 
     Convex, and right in expectation over actions; but with a single action a state it has no lower bound (alpha =
-    -1 - beta Q, beta (V - Q) -> -inf), so only slow, clipped steps of smooth networks keep it finite. The exponent is
-    clipped at 10 for that reason.
+    -1 - beta Q, beta (V - Q) -> -inf), so only slow, clipped steps of smooth networks keep it finite. Beyond an exponent
+    of 10 the exponential goes on as its tangent.
 
     Args:
       alpha, beta: [...] multipliers of the state.
@@ -101,7 +101,9 @@ def alignment_dual(alpha: Array, beta: Array, q: Array, value: Array) -> Array:
       [...] losses; their minimum over alpha and beta is -KL(pi || mu) in expectation.
     """
     chex.assert_equal_shape([alpha, beta, q, value])
-    return jnp.exp(jnp.minimum(-1.0 - alpha - beta * q, 10.0)) + alpha + beta * value
+    exponent = -1.0 - alpha - beta * q
+    bounded = jnp.minimum(exponent, 10.0)
+    return jnp.exp(bounded) * (1.0 + exponent - bounded) + alpha + beta * value
 
 
 def alignment_dual_logsumexp(beta: Array, q: Array, value: Array) -> Array:

@@ -332,3 +332,10 @@ def test_exponential_loss_goes_on_as_its_tangent():
     slope = jax.vmap(jax.grad(lambda target: exponential_loss(jnp.zeros(()), target, 1.0)))
     np.testing.assert_allclose(slope(jnp.array([5.001, 9.0, 1e6])), np.exp(5.0) - 1.0, rtol=1e-5)
     np.testing.assert_allclose(slope(jnp.array([4.0])), np.exp(4.0) - 1.0, rtol=1e-5)
+
+
+def test_the_one_sample_dual_pushes_alpha_up_however_low_it_is():
+    """Beyond the largest exponent the tangent goes on: a clip would turn the gradient round."""
+    slope = jax.grad(lambda alpha: alignment_dual(alpha, *map(jnp.asarray, (0.0, 1.0, 0.98))))
+    assert float(slope(-12.0)) == pytest.approx(1.0 - np.exp(10.0), rel=1e-5)
+    assert float(slope(-10.0)) == pytest.approx(1.0 - np.exp(9.0), rel=1e-5)
