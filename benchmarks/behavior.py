@@ -105,7 +105,7 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
     chunk_count = recipe.learner_steps // recipe.chunk_steps
     player = bc.make(networks=bc.Networks(networks.actor))
 
-    def iteration(updates: int, state: Any, _: None) -> tuple[Any, Transition]:
+    def iteration(updates: int, state: Any, _: Any) -> tuple[Any, Transition]:
         state, _, _, transitions = training.train_iteration(
             algorithm,
             env,

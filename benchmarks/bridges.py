@@ -186,7 +186,7 @@ def _pex(method: Method, source: Offline, limit: float) -> Online:
         safety=_safety(limit, source.episode_length, multiplier=method.multiplier),
     )
     form, options = source.form, {"frozen": source.form.frozen}
-    networks = pex.default_networks(source.action_size, source.hidden_sizes, **options)
+    networks: Any = pex.default_networks(source.action_size, source.hidden_sizes, **options)
     fields = {"frozen": form.policy}
     if _same_critic(source, networks.critic):
         fields |= {"critic.params": "critic.params", "target_critic": "critic.params"}

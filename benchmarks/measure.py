@@ -233,10 +233,12 @@ def update_on_rollout(algorithm: Algorithm, state: Any, rollout: Transition, key
 
 
 def batch_shape(spec: Mapping[str, Any], algorithm: Algorithm) -> tuple[int, ...]:
-    """The leading axes of `batch` transitions as `update` eats them: a rollout, windows, or rows."""
-    lengths = {"fresh": spec["batch"], "sequence": algorithm.batch.length}
-    length = lengths.get(algorithm.batch.kind)
-    return (spec["batch"],) if length is None else (spec["batch"] // length, length)
+    """The leading axes of `batch` transitions as `update` eats them: one rollout, windows, or rows."""
+    batch = spec["batch"]
+    if algorithm.batch.kind == "fresh":
+        return 1, batch
+    length = algorithm.batch.length
+    return (batch // length, length) if algorithm.batch.kind == "sequence" else (batch,)
 
 
 def abstract_update(spec: Mapping[str, Any], algorithm: Algorithm) -> tuple[Any, Transition, Key]:

@@ -192,7 +192,9 @@ def evaluator(job: Job, algorithm: Algorithm) -> Any:
 def write(job: Job, data: str, dataset: Dataset, trained: dict[str, dict[str, Any]]) -> str:
     """results.json, table.txt and learning_curves.png; the table to print."""
     published = PUBLISHED.get(data, {})
-    lines = [("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "published")]
+    lines: list[tuple[str, ...]] = [
+        ("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "published")
+    ]
     for row, result in trained.items():
         records = result["records"]
         returns = np.array([record["return"] for record in records])  # [K, S]

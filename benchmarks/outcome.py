@@ -46,8 +46,12 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
         ),
     ]
     if extracted := run.metrics("extraction"):
-        values = {f"episode_{name}": np.array(extracted[-1][name]) for name in ("return", "cost")}
-        rows.append(report.Row(method="Gaussian extracted from it", **values))
+        row = report.Row(
+            method="Gaussian extracted from it",
+            episode_return=np.array(extracted[-1]["return"]),
+            episode_cost=np.array(extracted[-1]["cost"]),
+        )
+        rows.append(row)
     for name, curve in curves.items():
         steps = None
         if target is not None:

@@ -43,7 +43,8 @@ BATCH = 128  # rows of an update
 CHUNK = 1000  # updates between two moments at which Ctrl-C is heard
 SAMPLES = 2000  # actions asked of every policy
 SLACK = 0.01  # of DiffCPS's limit above the least denoising loss
-QUICK = {"updates": 500, "steps": (5,)}
+UPDATES, STEPS = 10_000, "5,15,25,30,50"
+QUICK_UPDATES, QUICK_STEPS = 500, "5"
 PACKAGES = ("safejax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -68,7 +69,7 @@ METHODS = {
     "idql": Method(RATES | AVERAGED | dict(candidate_count=32, selection="weighted")),
     "align_iql": Method(RATES | AVERAGED | dict(candidate_count=32)),
     "diffusion_ql": Method(RATES | PLAIN | dict(value_weight=0.25)),
-    "diffcps": Method(RATES | PLAIN | dict(multiplier_learning_rate=1e-3), limited=True),
+    "diffcps": Method(RATES | PLAIN | dict(multiplier_learning_rate=3e-3), limited=True),
 }
 
 
@@ -171,14 +172,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add("--problems", ",".join(PROBLEMS), "bandits, rows of the figure")
     add("--methods", ",".join(METHODS), "columns of the figure")
-    add("--steps", "5,15,25,30,50", "denoising steps T of the first circle")
+    add("--steps", None, "denoising steps T of the first circle", shown=f"{STEPS}; --quick {QUICK_STEPS}")
     add("--figure-steps", 5, "T of the figure, on every problem", int)
-    add("--updates", 10_000, "gradient steps of each method", int)
+    add("--updates", None, "gradient steps of each method", int, f"{UPDATES}; --quick {QUICK_UPDATES}")
     add("--seed", 0, "of data, learning and actions", int)
     add("--output", None, "directory of the results", Path, "runs/toy2d-seed<seed>")
-    quick = f"{QUICK['updates']} updates and T {', '.join(map(str, QUICK['steps']))}: the same path in a minute"
-    parser.add_argument("--quick", action="store_true", help=quick)
-    return parser.parse_args(arguments)
+    parser.add_argument("--quick", action="store_true", help="few updates and one T: the same path in a minute")
+    options = parser.parse_args(arguments)
+    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    if options.updates is None:
+        options.updates = QUICK_UPDATES if options.quick else UPDATES
+    return options
 
 
 def counts(option: str, text: str) -> tuple[int, ...]:
@@ -215,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, least in (("figure_steps", 1), ("updates", 1), ("seed", 0)):
         if getattr(options, name) < least:
             stop(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {least}")
-    updates, steps = (QUICK["updates"], QUICK["steps"]) if options.quick else (options.updates, steps)
+    updates = options.updates
     output = options.output or Path("runs") / f"toy2d-seed{options.seed}{'-quick' if options.quick else ''}"
     claim(output)
     results: dict[str, Any] = {

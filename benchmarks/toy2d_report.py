@@ -87,7 +87,7 @@ def _beside_published(hits: Mapping[str, Hits]) -> list[list[str]]:
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     first, *others = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
     ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in [first, ruler, *others])
@@ -135,7 +135,8 @@ def draw_hit_rates(path: Path, hits: Mapping[str, Hits]) -> None:
     for axes, threshold in zip(panels, PLOTTED, strict=False):
         curves = {method: {count: hit[threshold] for count, hit in each.items()} for method, each in hits.items()}
         _draw_lines(axes, curves, f"closer than {threshold}", counts)
-    _draw_lines(panels[-1], PUBLISHED, "published, threshold unknown", counts)
+    published = {method: PUBLISHED[method] for method in hits if method in PUBLISHED}
+    _draw_lines(panels[-1], published, "published, threshold unknown", counts)
     panels[0].set(ylim=(0.0, 1.02), ylabel="share of actions near the data")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small", frameon=False)

@@ -285,16 +285,18 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
 
 def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
     """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the fields' types."""
-    default, types = cls(), typing.get_type_hints(cls)
+    types = typing.get_type_hints(cls)
     fields = {}
     for field in dataclasses.fields(cls):
         if field.name not in values:
             continue
         value = values[field.name]
         nested = [kind for kind in (types[field.name], *typing.get_args(types[field.name])) if _is_config(kind)]
-        if nested and value is not None:  # a field `SafetyConfig | None` holds one of the two
+        if nested and isinstance(value, Mapping):  # a field `SafetyConfig | None` holds one of the two
             value = from_plain(nested[0], value)
-        fields[field.name] = tuple(value) if isinstance(getattr(default, field.name), tuple) else value
+        elif isinstance(value, list):
+            value = tuple(value)
+        fields[field.name] = value
     return cls(**fields)
 
 

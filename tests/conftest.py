@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -16,3 +18,11 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 
 # a script's folder is on the path when it runs; here too, so that tests import `report` as the scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: a file stays in one, for its fixtures; of the contract, a method does."""
+    for item in items:
+        method = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        group = f"{item.path.name}:{method}" if item.path.name == "test_contract.py" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

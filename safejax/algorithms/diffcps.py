@@ -28,13 +28,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from safejax.algorithms import diffusion_ql, safety
 from safejax.algorithms.diffusion_ql import Networks, act, default_networks
 from safejax.algorithms.safety import SafetyConfig
 from safejax.diffusion import DiffusionConfig
-from safejax.gradients import adam, gradient_step, train_state
+from safejax.gradients import adam, gradient_step, train_state, where_due
 from safejax.types import (
     Algorithm,
     Array,
@@ -157,17 +156,15 @@ def _improve(
     """Actor and lambda, if their step is due, and the averaged actor; whether it was due [], and the metrics."""
     due = state.step % config.policy_frequency == 0
 
-    def rest() -> tuple[TrainState, TrainState, Metrics]:
-        return state.actor, state.behavior_multiplier, state.actor_metrics
-
-    def learn() -> tuple[TrainState, TrainState, Metrics]:
+    def learn(parts: tuple[TrainState, TrainState, Metrics]) -> tuple[TrainState, TrainState, Metrics]:
+        _, behavior_multiplier, _ = parts
         # a lambda from elsewhere (`warm_start`) may lie outside this Config's range
-        weight = _clip_multiplier(state.behavior_multiplier.params, config)
+        weight = _clip_multiplier(behavior_multiplier.params, config)
         actor, metrics = diffusion_ql.update_actor(state, batch, key, (weight, 1.0), config=config, networks=networks)
-        behavior_multiplier = ascend(state.behavior_multiplier, metrics["actor/behavior_loss"], config=config)
-        return _where(due, (actor, behavior_multiplier, metrics), rest())
+        return actor, ascend(behavior_multiplier, metrics["actor/behavior_loss"], config=config), metrics
 
-    actor, behavior_multiplier, actor_metrics = jax.lax.cond(_due_anywhere(due), learn, rest)
+    parts = (state.actor, state.behavior_multiplier, state.actor_metrics)
+    actor, behavior_multiplier, actor_metrics = where_due(due, learn, parts)
     ema_actor = diffusion_ql.average_actor(state, actor.params, config=config)
     metrics = actor_metrics | {"behavior/multiplier": behavior_multiplier.params}
     if config.safety is not None:
@@ -176,18 +173,6 @@ def _improve(
         actor=actor, ema_actor=ema_actor, behavior_multiplier=behavior_multiplier, actor_metrics=actor_metrics
     )
     return state, due, metrics
-
-
-@custom_vmap
-def _due_anywhere(due: Array) -> Array:
-    """Whether any of the vmapped learners is due: one branch for all, as `cond` on their own flags would run both."""
-    return due
-
-
-@_due_anywhere.def_vmap
-def _(axis_size: int, batched: Any, due: Array) -> tuple[Array, bool]:
-    del axis_size, batched
-    return _due_anywhere(jnp.any(due)), False
 
 
 def _where(flag: Array, new: Any, old: Any) -> Any:

@@ -114,5 +114,6 @@ def make(config: Config = Config(), networks: Networks | None = None, *, action_
     """Check the numbers and bind them; networks default to `default_networks(action_size)`."""
     check_range("inverse_temperature", config.inverse_temperature, 0.0)
     check_range("learning_rate", config.learning_rate, 0.0, open_low=True)
+    safety.check(config.safety)
     networks = choose_networks(networks, default_networks, action_size)
     return bind(config=config, networks=networks, batch=BatchSpec.uniform(), init=init, update=update, act=act)

@@ -203,6 +203,4 @@ def adapt(state: Any, episodes: EpisodeStats, *, config: SafetyConfig | None) ->
     """Online, where episodes finish: move the multiplier by their cost and not by an estimate."""
     if config is None:
         return state
-    return state._replace(
-        multiplier=adapt_multiplier(config.multiplier, state.multiplier, episodes, config.cost_limit)
-    )
+    return state._replace(multiplier=adapt_multiplier(config.multiplier, state.multiplier, episodes, config.cost_limit))

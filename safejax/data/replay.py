@@ -70,12 +70,19 @@ def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> R
 def mix(offline: Transition, online: Transition) -> Transition:
     """One batch [B1 + B2] of offline transitions [B1], first, and online transitions [B2].
 
+    It keeps the extras that both carry: what the acting policy noted of its own steps, no data set can have.
+
     Raises:
-      ValueError: if the structures differ, as when only one of them carries extras.
+      ValueError: if the observations differ in structure.
     """
+    both = offline.extras.keys() & online.extras.keys()
+    offline, online = (
+        part._replace(extras={name: value for name, value in part.extras.items() if name in both})
+        for part in (offline, online)
+    )
     if jax.tree.structure(offline) != jax.tree.structure(online):
         raise ValueError(
             f"mix: offline {jax.tree.structure(offline)}, online {jax.tree.structure(online)}; "
-            "give both the same observations and extras"
+            "give both the same observations"
         )
     return jax.tree.map(lambda first, second: jnp.concatenate([first, second]), offline, online)

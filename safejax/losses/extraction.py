@@ -89,8 +89,8 @@ def alignment_dual(alpha: Array, beta: Array, q: Array, value: Array) -> Array:
     """The released code's one-sample estimate of AlignIQL-hard's dual, exp(-1 - alpha - beta Q) + alpha + beta V.
 
     Convex, and right in expectation over actions; but with a single action a state it has no lower bound (alpha =
-    -1 - beta Q, beta (V - Q) -> -inf), so only slow, clipped steps of smooth networks keep it finite. Beyond an exponent
-    of 10 the exponential goes on as its tangent.
+    -1 - beta Q, beta (V - Q) -> -inf), so only slow, clipped steps of smooth networks keep it finite. Beyond an
+    exponent of 10 the exponential goes on as its tangent.
 
     Args:
       alpha, beta: [...] multipliers of the state.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 throughput = importlib.import_module("throughput")
@@ -77,6 +78,27 @@ def test_script_writes_complete_records(tmp_path):
     assert "bc 8x8 batch 16 seeds 2 [updates/s]" in result.stderr
 
 
+def test_a_method_has_sizes_of_its_own_unless_they_are_given():
+    def hidden(*arguments):
+        specs = throughput.plan(throughput.parse(["--what", "updates", "--seeds", "1", *arguments]))
+        return [(spec["name"], tuple(spec["hidden"]), spec["batch"]) for spec in specs]
+
+    own = [("diffcps", (256, 256, 256), 256), ("awr", (128, 64), 256), ("idql", (256, 256), 256)]
+    assert hidden("--methods", "diffcps,awr,idql") == own
+    assert hidden("--methods", "diffcps,awr", "--hidden", "8") == [("diffcps", (8,), 256), ("awr", (8,), 256)]
+
+
+def test_learners_from_windows_get_a_batch_of_transitions():
+    spec = {"name": "awr", "hidden": [8], "batch": 64, "observation": 3, "action": 2, "seeds": 2}
+    run, state, data, keys, updates = throughput.workload(spec, affordable=4.0)
+    assert updates == 4  # two of each seed
+    program = str(jax.make_jaxpr(run)(state, data, keys))
+    assert "f32[2,2,32,3]" in program  # seeds, windows, their rows, observation: 64 transitions a seed
+    state, metrics = jax.jit(run)(state, data, keys)
+    assert state.step.tolist() == [2, 2]
+    assert all(jax.numpy.isfinite(each).all() for each in metrics.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -86,6 +108,7 @@ def test_script_writes_complete_records(tmp_path):
         (["--windows", "x"], ["--windows", "positive int", "'x'"]),
         (["--output", "/dev/null/x"], ["--output", "/dev/null"]),
         (["--seconds", "nan"], ["--seconds", "positive float", "'nan'"]),
+        (["--methods", "bc,awr", "--batch", "100"], ["--batch is 100", "multiple of 32", "awr"]),
     ],
 )
 def test_a_wrong_option_is_one_line_and_code_2(arguments, words, capsys):

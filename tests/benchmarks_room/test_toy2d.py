@@ -57,6 +57,19 @@ def test_a_bad_option_is_one_line(capsys, tmp_path, arguments, words):
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (10_000, "5,15,25,30,50")),
+        (["--quick"], (500, "5")),
+        (["--quick", "--updates", "7", "--steps", "2"], (7, "2")),
+    ],
+)
+def test_quick_is_a_default_that_options_override(arguments, expected):
+    options = toy2d.parse(arguments)
+    assert (options.updates, options.steps) == expected
+
+
 def test_what_is_not_ours_is_left_alone(capsys, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     assert "thesis.tex" in refused(capsys, "--output", str(tmp_path))
@@ -166,6 +179,7 @@ def test_tables_by_hand():
     assert last[3] == ["AWR", *["0.50 / 0.50 / 0.43"] * 2]  # once for all T
     assert last[4] == ["DiffCPS", "0.62 / 0.62 / 0.59", "0.88 / 0.88 / 0.74"]
     for block in blocks:
+        assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in cells(block[5]))  # Markdown's ruler
         assert len({len(line) for line in block if line.startswith("|")}) == 1
 
 
@@ -179,7 +193,7 @@ def test_only_the_first_circle_is_compared_with_the_paper():
 
 def test_a_tiny_run(tiny, tmp_path, capsys):
     output = tmp_path / "run"
-    arguments = ["--methods", "diffusion_bc,idql", "--steps", "2", "--figure-steps", "2", "--updates", "20"]
+    arguments = ["--methods", "awr,diffusion_bc", "--steps", "2", "--figure-steps", "2", "--updates", "20"]
     arguments += ["--output", str(output)]
     toy2d.main(["--problems", "four_modes,circle_shared", "--seed", "4", *arguments])
     printed = capsys.readouterr()
@@ -191,9 +205,7 @@ def test_a_tiny_run(tiny, tmp_path, capsys):
     assert set(toy2d.PACKAGES) < set(results["versions"])
     assert (results["seed"], results["updates"], results["batch_size"]) == (4, 20, 16)
     found = [(each["problem"], each["method"], each["step_count"]) for each in results["records"]]
-    assert found == [
-        tuple(job) for job in toy2d.plan(["four_modes", "circle_shared"], ["diffusion_bc", "idql"], [2], 2)
-    ]
+    assert found == [tuple(job) for job in toy2d.plan(["four_modes", "circle_shared"], ["awr", "diffusion_bc"], [2], 2)]
     for each in results["records"]:
         assert len(each["modes"]) == 4
         assert sum(each["modes"]) + each["outside"] == pytest.approx(1.0)

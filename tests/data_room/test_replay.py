@@ -121,5 +121,12 @@ def test_mix_puts_offline_rows_first():
     batch = mix(numbered([1, 2, 3]), numbered([4, 5]))
     assert batch.reward.tolist() == [1, 2, 3, 4, 5]
     assert batch.observation.shape == (5, 2)
-    with pytest.raises(ValueError, match=r"mix: offline .* online .*log_prob.* give both the same"):
-        mix(numbered([1]), numbered([2], ["log_prob"]))
+    with pytest.raises(ValueError, match=r"mix: offline .* online .* give both the same"):
+        mix(numbered([1]), numbered([2])._replace(observation={"state": jnp.zeros((1, 2))}))
+
+
+def test_mix_keeps_the_extras_that_both_carry():
+    assert mix(numbered([1]), numbered([2], ["log_prob"])).extras == {}
+    batch = mix(numbered([1], ["weight"]), numbered([2], ["log_prob", "weight"]))
+    assert batch.extras.keys() == {"weight"}
+    assert batch.extras["weight"].tolist() == [1, 2]
