@@ -84,6 +84,11 @@ class Offline:
         """Whether the checkpoint holds a cost critic of `safety.py`."""
         return getattr(self.config, "safety", None) is not None
 
+    @property
+    def fits_likelihood(self) -> bool:
+        """Whether it fits a tanh-squashed Gaussian to the data's actions."""
+        return self.form.frozen == "squashed" and self.form.module != "cpq"
+
 
 def offline(name: str, budget: Budget, *, action_size: int, episode_length: int, limit: float) -> Offline:
     """The pre-training method `name` under the fine-tuning's discount, with networks of the budget's sizes."""

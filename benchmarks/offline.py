@@ -12,6 +12,7 @@ import argparse
 import functools
 import importlib.metadata
 import os
+import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,9 +29,18 @@ from offline_to_online import OneLineParser, choose, stop
 from published import PUBLISHED
 
 from safejax import algorithms, envs, training
+from safejax.algorithms import cpq
 from safejax.algorithms.safety import SafetyConfig
 from safejax.checkpoint import CheckpointError
-from safejax.data.dataset import Dataset, DatasetError, check_widths, episode_returns, read_dsrl
+from safejax.data.dataset import (
+    Dataset,
+    DatasetError,
+    check_open_actions,
+    check_widths,
+    clip_actions,
+    episode_returns,
+    read_dsrl,
+)
 from safejax.runs import Interrupted, Run, RunError, save_policy, write_json
 from safejax.types import Algorithm, Array, Env, example_transition
 
@@ -51,6 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
     add("--sampled", action="store_true", help="play with the method's stochastic acting (default: deterministic)")
     add("--safe", type=float, default=None, metavar="LIMIT", help="the safe form of each method, cost units an episode")
+    add("--clip-actions", type=float, default=1.0, metavar="BOUND", help="of the data set (default: %(default)s)")
     add("--preset", default="default", help="default (two CPU cores) or paper (a GPU) (default: %(default)s)")
     add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
@@ -74,29 +85,51 @@ class Job:
         return jnp.stack([jax.random.fold_in(jax.random.key(seed), tag) for seed in self.seeds])
 
 
+@dataclass(frozen=True)
+class Learner:
+    """One row of the table, bound to the task."""
+
+    setting: Setting
+    networks: Any
+    algorithm: Algorithm
+
+    @property
+    def fits_likelihood(self) -> bool:
+        """Whether it fits a tanh-squashed Gaussian to the data's actions."""
+        return getattr(self.networks.actor, "squash", False) and not isinstance(self.setting.config, cpq.Config)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Check the options, then train or continue."""
     options = parse(arguments)
     rows = [choose("methods", name, METHODS) for name in options.methods.split(",")]
     choose("preset", options.preset, ("default", "paper"))
-    if options.seeds < 1 or options.every < 1 or options.episodes < 1:
-        stop(f"--seeds {options.seeds}, --every {options.every}, --episodes {options.episodes}: expected at least 1")
+    for option in ("seeds", "every", "episodes", "updates"):
+        value = getattr(options, option)
+        if value is not None and value < 1:
+            stop(f"--{option} is {value}, expected at least 1")
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
         path, name, task = find(options)
         env = envs.make(task, options.engine)
         dataset, _ = read_dsrl(path)
         check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
-        settings = {row: chosen(row, name, env, options) for row in rows}
+        learners = {row: learner(row, name, env, options) for row in rows}
+        dataset = clip_actions(dataset, options.clip_actions)
+        if any(each.fits_likelihood for each in learners.values()):
+            check_open_actions(dataset, str(path))
         seeds = tuple(range(options.seed, options.seed + options.seeds))
         safe = f"-limit{options.safe:g}" if options.safe is not None else ""
         output = options.output or Path("runs") / f"offline-{name}{safe}-seed{options.seed}"
         config = {"benchmark": "offline", "data": str(path.resolve()), "seeds": seeds, "task": task}
         config |= {"updates": options.updates, "preset": options.preset, "safe": options.safe}
+        config |= {"clip_actions": options.clip_actions}
         config |= {"every": options.every, "episodes": options.episodes, "sampled": options.sampled}
         with Run.open(output, config) as run:
             job = Job(run, env, seeds, options.every, options.episodes, options.sampled)
-            print(write(job, name, dataset, {row: train(job, row, settings[row], dataset) for row in rows}))
+            for row, each in learners.items():
+                train(job, row, each, dataset)
+            print(write(job, name, dataset, learners))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
     except (RunError, DatasetError, CheckpointError, ValueError, FloatingPointError) as error:
@@ -114,26 +147,28 @@ def find(options: argparse.Namespace) -> tuple[Path, str, str]:
     return path, options.data, choose("task", options.task or task, envs.names())
 
 
-def chosen(row: str, data: str, env: Env, options: argparse.Namespace) -> Setting:
-    """The preset of one method on one data set, with what the command line changes."""
+def learner(row: str, data: str, env: Env, options: argparse.Namespace) -> Learner:
+    """One method with its preset for the data set and what the command line changes, bound to the task."""
     found = setting(row, data, options.preset)
     if options.updates is not None:
         found = replace(found, updates=options.updates)
         if getattr(found.config, "actor_decay_steps", 0):
             found = replace(found, config=replace(found.config, actor_decay_steps=options.updates))
+    if found.updates % min(options.every, found.updates):
+        stop(f"{row} learns {found.updates} updates, expected a multiple of --every {options.every}")
     if options.safe is not None:
-        limit = SafetyConfig(cost_limit=options.safe, episode_length=env.episode_length)
         if not hasattr(found.config, "safety"):
             stop(f"--safe is {options.safe:g}, but {row} has no safe form; leave it out of --methods")
+        limit = SafetyConfig(cost_limit=options.safe, episode_length=env.episode_length)
         found = replace(found, config=replace(found.config, safety=limit))
-    return found
-
-
-def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, Any]:
-    """Every seed of one method, chunk by chunk: the records of its evaluations, and the learner saved."""
     module = algorithms.module(METHODS[row])
-    networks = module.default_networks(job.env.action_size, chosen.hidden_sizes, **chosen.network_options)
-    algorithm = module.make(chosen.config, networks)
+    networks = module.default_networks(env.action_size, found.hidden_sizes, **found.network_options)
+    return Learner(found, networks, module.make(found.config, networks))
+
+
+def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
+    """Every seed of one method, chunk by chunk; each evaluation is recorded and the learner saved."""
+    chosen, algorithm = learner.setting, learner.algorithm
     scaled = scale_rewards(dataset, chosen.reward)
     keys, example = job.keys(_UPDATE), example_transition(job.env)
     init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))
@@ -146,12 +181,12 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
         began = time.perf_counter()
         state, metrics = jax.block_until_ready(learn(state, scaled, keys))
         record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
-        record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()}
-        return state, record | play(state)
+        record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()} | play(state)
+        record["wall_s"] = time.perf_counter() - began
+        record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return state, record
 
-    state = job.run.stage(
-        row, lambda: init(keys, example), advance, max(1, chosen.updates // step_count), check=job.env.check
-    )
+    state = job.run.stage(row, lambda: init(keys, example), advance, chosen.updates // step_count, check=job.env.check)
     (job.run.directory / "policies").mkdir(exist_ok=True)
     save = functools.partial(
         save_policy,
@@ -166,7 +201,6 @@ def train(job: Job, row: str, chosen: Setting, dataset: Dataset) -> dict[str, An
         task=job.env.name,
     )
     job.run.once(f"policies/{row}", save)
-    return {"setting": chosen, "records": job.run.metrics(row)}
 
 
 def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
@@ -189,20 +223,21 @@ def evaluator(job: Job, algorithm: Algorithm) -> Any:
     return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
 
 
-def write(job: Job, data: str, dataset: Dataset, trained: dict[str, dict[str, Any]]) -> str:
+def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -> str:
     """results.json, table.txt and learning_curves.png; the table to print."""
     published = PUBLISHED.get(data, {})
+    trained = {row: job.run.metrics(row) for row in learners}
     lines: list[tuple[str, ...]] = [
-        ("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "published")
+        ("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "wall", "published")
     ]
-    for row, result in trained.items():
-        records = result["records"]
+    for row, records in trained.items():
         returns = np.array([record["return"] for record in records])  # [K, S]
         last = {name: np.array(records[-1][name]) for name in ("return", "cost", "length")}
         rate = _rate(records, len(job.seeds))
         best = report.interval(returns[np.argmax(returns.mean(1))])
         text = [_mean(report.interval(last[name])) for name in ("return", "cost", "length")]
-        lines.append((row, *text, _mean(best), "-" if rate is None else f"{rate:.0f}", published.get(row, "-")))
+        speed = "-" if rate is None else f"{rate:.0f}"
+        lines.append((row, *text, _mean(best), speed, f"{_wall(records):.0f} s", published.get(row, "-")))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
@@ -211,7 +246,8 @@ def write(job: Job, data: str, dataset: Dataset, trained: dict[str, dict[str, An
         f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
         f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
         f"{len(job.seeds)} seeds, {job.episodes} {acting} episodes each; +- 95 % Student-t over seeds; 'best' picks "
-        "the evaluation with the highest mean and is no result; updates/s: all seeds together",
+        "the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with evaluations "
+        f"and compilation; peak memory {_memory(trained):,.0f} MB",
     )
     table = "\n".join([*rows, *notes])
     results = {
@@ -221,26 +257,27 @@ def write(job: Job, data: str, dataset: Dataset, trained: dict[str, dict[str, An
         "data": data,
         "seeds": list(job.seeds),
         "behavior": {"return": float(behavior_returns.mean()), "cost": float(behavior_costs.mean())},
+        "peak_memory_mb": _memory(trained),
         "methods": {
             row: {
-                "updates": [record["updates"] for record in result["records"]],
-                **{name: [record[name] for record in result["records"]] for name in ("return", "cost", "length")},
-                "updates_per_second": _rate(result["records"], len(job.seeds)),
-                "setting": asdict(result["setting"]),
+                "updates": [record["updates"] for record in records],
+                **{name: [record[name] for record in records] for name in ("return", "cost", "length")},
+                "updates_per_second": _rate(records, len(job.seeds)),
+                "wall_s": _wall(records),
+                "setting": asdict(learners[row].setting),
             }
-            for row, result in trained.items()
+            for row, records in trained.items()
         },
         "published": published,
     }
     write_json(job.run.directory / "results.json", results)
     (job.run.directory / "table.txt").write_text(table + "\n")
+    names = ("updates", "return", "cost")
     curves = {
-        row: report.Curve(
-            *(np.array([record[name] for record in result["records"]]) for name in ("updates", "return", "cost"))
-        )
-        for row, result in trained.items()
+        row: report.Curve(*(np.array([record[name] for record in records]) for name in names))
+        for row, records in trained.items()
     }
-    limit = getattr(next(iter(trained.values()))["setting"].config, "safety", None)
+    limit = getattr(next(iter(learners.values())).setting.config, "safety", None)
     report.learning_curves(
         job.run.directory / "learning_curves.png",
         curves,
@@ -258,6 +295,16 @@ def _rate(records: list[dict[str, Any]], seed_count: int) -> float | None:
         return None
     count = (rest[-1]["updates"] - records[0]["updates"]) * seed_count
     return count / sum(record["train_s"] for record in rest)
+
+
+def _wall(records: list[dict[str, Any]]) -> float:
+    """Seconds of all chunks."""
+    return sum(record["wall_s"] for record in records)
+
+
+def _memory(trained: dict[str, list[dict[str, Any]]]) -> float:
+    """The process's largest resident size so far, in MB."""
+    return max(record["peak_memory_mb"] for records in trained.values() for record in records)
 
 
 def _mean(interval: tuple[Any, Any]) -> str:

@@ -52,6 +52,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="2 seeds and a twentieth of the budgets: the same path in two minutes",
     )
+    add(
+        "--clip-actions",
+        type=float,
+        default=0.999,
+        metavar="BOUND",
+        help="of the data in pre-training by likelihood, which has no maximum at 1 (default: %(default)s)",
+    )
     add("--data", type=Path, default=None, help="a DSRL-layout HDF5 file to use instead of collecting one")
     add(
         "--cache",
@@ -100,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     import jax
     import outcome
     import presets
-    from phases import Job, align, behavior_data, extract, finetune, load_data, pretrain
+    from phases import Job, align, behavior_data, extract, finetune, inside, load_data, pretrain
 
     from safejax import envs
     from safejax.checkpoint import CheckpointError
@@ -141,6 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         "limit": options.limit,
         "seeds": seeds,
         "data": str(options.data.resolve()) if options.data else None,
+        "clip_actions": options.clip_actions,
         "budget": presets.plain(budget),
         "offline_config": presets.plain(source.config),
         "methods": {name: presets.plain(row.config) for name, row in rows.items()},
@@ -148,12 +156,13 @@ def main(arguments: list[str] | None = None) -> None:
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
         if options.data is not None:
-            load_data(options.data, env)  # refuse it before anything is written
+            # refuse it before anything is written
+            inside(load_data(options.data, env), source, options.clip_actions, options.data)
         with Run.open(output, config) as run:
             job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
             path = options.data or behavior_data(job, options.seed, options.cache / "datasets")
             dataset = load_data(path, env)
-            pretrained = pretrain(job, dataset)
+            pretrained = pretrain(job, inside(dataset, source, options.clip_actions, path))
             gaussian = extract(job, pretrained, dataset) if any(row.extracted for row in rows.values()) else None
             learners = {}
             for name, row in rows.items():
@@ -163,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(outcome.write(job, dataset, path, learners, rows))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
-    except (RunError, DatasetError, CheckpointError, FloatingPointError) as error:
+    except (RunError, DatasetError, CheckpointError, ValueError, FloatingPointError) as error:
         stop(str(error))
 
 

@@ -22,7 +22,7 @@ from presets import Budget, Method, behavior_config, plain
 import safejax
 from safejax import checkpoint, training
 from safejax.algorithms import bc, ppo_lag
-from safejax.data.dataset import Dataset, check_widths, read_dsrl, write_dsrl
+from safejax.data.dataset import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
 from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
@@ -146,6 +146,19 @@ def load_data(path: Path, env: Env) -> Dataset:
     """
     dataset, _ = read_dsrl(path)
     check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+    return dataset
+
+
+def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Dataset:
+    """The rows that pre-training sees: actions clipped to `bound` where a squashed Gaussian's likelihood is fitted.
+
+    Raises:
+      DatasetError: actions are at -1 or 1 all the same.
+      ValueError: `bound` is not in (0, 1].
+    """
+    if source.fits_likelihood:
+        dataset = clip_actions(dataset, bound)
+        check_open_actions(dataset, str(path))
     return dataset
 
 

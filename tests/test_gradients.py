@@ -1,12 +1,15 @@
 """One gradient step, polyak averaging and copies by hand."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from safejax.gradients import copy, gradient_step, polyak, train_state
+from safejax.gradients import adam, copy, gradient_step, polyak, train_state, where_due
 
 
 def loss(params):
@@ -47,3 +50,57 @@ def test_a_copy_shares_no_buffer():
     np.testing.assert_array_equal(both[1]["a"], [1.0, 2.0, 3.0])
     assert tree["a"].is_deleted()
     assert twin["a"].is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, optax.adam(0.1)),
+        ({"weight_decay": 0.5}, optax.adamw(0.1, weight_decay=0.5)),
+        ({"clip_norm": 0.3}, optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1))),
+        ({"decay_steps": 4}, optax.adam(optax.cosine_decay_schedule(0.1, 4))),
+    ],
+)
+def test_each_addition_to_adam_alone(options, expected):
+    ours = theirs = train_state({"x": jnp.array([1.0, -2.0])}, expected)
+    for _ in range(5):
+        ours, _ = gradient_step(loss, ours, adam(0.1, **options))
+        theirs, _ = gradient_step(loss, theirs, expected)
+    chex.assert_trees_all_equal(ours, theirs)
+
+
+def test_a_decayed_rate_ends_at_zero():
+    state = train_state({"x": jnp.array([1.0, -2.0])}, adam(0.1, decay_steps=3))
+    for _ in range(3):
+        state, _ = gradient_step(loss, state, adam(0.1, decay_steps=3))
+    after, _ = gradient_step(loss, state, adam(0.1, decay_steps=3))
+    chex.assert_trees_all_equal(after.params, state.params)
+
+
+def count_runs(runs, state):
+    """state + 1, noting on the host that it was really computed."""
+
+    def note(state):
+        runs.append(np.shape(state))
+        return np.asarray(state)
+
+    return jax.pure_callback(note, jax.ShapeDtypeStruct(state.shape, state.dtype), state, vmap_method="sequential") + 1
+
+
+def test_what_is_not_due_keeps_its_state_and_is_not_computed():
+    runs = []
+    step = jax.jit(lambda due, state: where_due(due, functools.partial(count_runs, runs), state))
+    assert float(step(jnp.array(True), jnp.float32(3.0))) == 4.0
+    assert len(runs) == 1
+    assert float(step(jnp.array(False), jnp.float32(3.0))) == 3.0
+    assert len(runs) == 1
+
+
+def test_vmapped_learners_skip_together_and_each_keeps_its_own():
+    runs = []
+    step = jax.jit(jax.vmap(lambda due, state: where_due(due, functools.partial(count_runs, runs), state)))
+    states = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(step(jnp.zeros(3, bool), states), states)
+    assert not runs
+    np.testing.assert_array_equal(step(jnp.array([True, False, True]), states), [2.0, 2.0, 4.0])
+    assert len(runs) == 3  # one branch for all: the second was computed and left out

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from safejax import checkpoint
-from safejax.algorithms import cpq, marvel, ppo_lag
+from safejax.algorithms import cpq, diffusion_bc, idql, iql, marvel, ppo_lag
+from safejax.algorithms.safety import SafetyConfig
+from safejax.diffusion import DiffusionConfig
 from safejax.multipliers import MultiplierConfig
 from safejax.runs import Interrupted, Run, RunError, from_plain, load_policy, save_policy
 from safejax.types import Transition
@@ -341,11 +343,22 @@ POLICIES = {
         marvel.Config(cost_limit=7.0, multiplier=MultiplierConfig(kind="pid", ticks=3)),
         lambda config: marvel.make_finetuning(config, marvel.default_networks(2, (8,))),
     ),
+    "diffusion_bc": (
+        diffusion_bc.Config(diffusion=DiffusionConfig(step_count=2)),
+        lambda config: diffusion_bc.make(config, diffusion_bc.default_networks(2, (8,))),
+    ),
+    "iql": (
+        iql.Config(),
+        lambda config: iql.make(config, iql.default_networks(2, (8,), actor="deterministic")),
+    ),
     "ppo_lag": (
         ppo_lag.Config(clip_range=0.1),
         lambda config: ppo_lag.make(config, ppo_lag.default_networks(2, (8,))),
     ),
 }
+
+
+NETWORK_OPTIONS = {"iql": {"actor": "deterministic"}}
 
 
 @pytest.mark.parametrize("method", POLICIES)
@@ -361,6 +374,7 @@ def test_a_stored_policy_acts_the_same(tmp_path, method):
         action_size=2,
         observation_size=3,
         hidden_sizes=(8,),
+        network_options=NETWORK_OPTIONS.get(method),
         seeds=(5, 6, 7),
         task="demo",
     )
@@ -418,7 +432,20 @@ def test_configs_are_rebuilt_from_json():
     assert from_plain(Outer, plain | {"gone": 1}) == Outer(sizes=(4, 5, 6), inner=Inner(rate=0.5))
 
 
-@pytest.mark.parametrize("config", [marvel.Config(), ppo_lag.Config(), cpq.Config(cost_limit=3.0)])
+SAFE = SafetyConfig(cost_limit=3.0, multiplier=MultiplierConfig(kind="pid"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        marvel.Config(),
+        ppo_lag.Config(),
+        cpq.Config(cost_limit=3.0),
+        idql.Config(diffusion=DiffusionConfig(step_count=7)),
+        idql.Config(safety=SAFE),
+        iql.Config(safety=SAFE),
+    ],
+)
 def test_every_real_config_survives_json(config):
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     assert from_plain(type(config), plain) == config

@@ -37,6 +37,8 @@ from safejax.types import (
     choose_networks,
 )
 
+_LARGEST_TARGET = 0.999
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -100,8 +102,11 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     score, _ = safety.penalize(state.safety, q, q[0], observation, candidates, networks=networks.safety)
     weight = jax.nn.softmax(config.inverse_temperature * score, axis=0)
 
+    # at the bounds, where diffusion policies are clipped, a squashed density has no maximum
+    inside = jnp.clip(candidates, -_LARGEST_TARGET, _LARGEST_TARGET)
+
     def loss(params: Params) -> tuple[Array, Metrics]:
-        log_prob = networks.actor.apply(params, observation).log_prob(candidates)
+        log_prob = networks.actor.apply(params, observation).log_prob(inside)
         error = -jnp.mean(jnp.sum(weight * log_prob, axis=0))
         largest = jnp.mean(jnp.max(weight, axis=0))
         return error, {"actor/loss": error, "actor/largest_weight": largest, "critic/mean": jnp.mean(q)}

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.data.checks import KEYS, DatasetError, check_arrays, to_stored
-from safejax.types import Array, Key, Transition
+from safejax.types import Array, Key, Transition, check_range
 
 
 class Dataset(NamedTuple):
@@ -184,6 +184,29 @@ def check_widths(dataset: Dataset, observation_size: int, action_size: int, sour
     ]
     if faults:
         raise DatasetError(f"data set: {'; '.join(faults)}; use data that was collected in {source!r}")
+
+
+def check_open_actions(dataset: Dataset, source: str) -> None:
+    """Refuse actions at -1 or 1 for a tanh-squashed policy that learns by their likelihood.
+
+    Such a density has no maximum there: its mean runs away before the tanh. Within 1e-6 counts as at the bound.
+
+    Raises:
+      DatasetError: with the share of such rows.
+    """
+    touching = np.any(np.abs(np.asarray(dataset.transitions.action)) >= 1.0 - 1e-6, axis=-1)
+    if touching.any():
+        raise DatasetError(
+            f"{source}: {touching.mean():.1%} of the rows have an action at -1 or 1, expected inside for a squashed "
+            "Gaussian; clip them, such as clip_actions(dataset, 0.999), or choose an actor without squashing"
+        )
+
+
+def clip_actions(dataset: Dataset, bound: float) -> Dataset:
+    """The data set with its actions clipped to [-bound, bound], 0 < bound <= 1; the rest is shared."""
+    check_range("bound", bound, 0.0, 1.0, open_low=True)
+    rows = dataset.transitions
+    return dataset._replace(transitions=rows._replace(action=jnp.clip(rows.action, -bound, bound)))
 
 
 def episode_returns(dataset: Dataset) -> tuple[Array, Array, Array]:

@@ -6,6 +6,7 @@ S states, A actions, B batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safejax.diffusion import DiffusionConfig, make_schedule
 from safejax.networks.distributions import Categorical
+
+ONE_STEP = DiffusionConfig(step_count=1, clip="noisy", variance="beta")
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,32 @@ class FixedNoiseActor:
     def apply(self, params: Any, observation: Any) -> Any:
         mean = observation @ params["weights"]
         return FixedNoise(mean, jnp.broadcast_to(params["log_std"], mean.shape))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A denoiser for which one reverse step from the noise x [..., 1] gives the action `law(observation, x)`."""
+
+    law: Callable[[Any, Any], Any]
+    action_size: int = 1
+
+    def init(self, key, *inputs):
+        return jnp.zeros(())
+
+    def apply(self, params, observation, noisy, index, key=None):
+        remaining = float(make_schedule("vp", 1).alpha_bar[0])
+        clean = jnp.broadcast_to(self.law(observation, noisy), noisy.shape)
+        return (noisy - np.sqrt(remaining) * clean) / np.sqrt(1.0 - remaining) + 0.0 * params
+
+
+def uniform(observation, noise):
+    """On (-1, 1)."""
+    return 2.0 * jax.scipy.stats.norm.cdf(noise) - 1.0
+
+
+def coin(observation, noise):
+    """-1/2 or 1/2."""
+    return jnp.where(noise > 0, 0.5, -0.5)
 
 
 def random_state(algorithm: Any, example: Any, seed: int) -> Any:

@@ -5,51 +5,22 @@ are known functions of the noise.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_networks import StateTable, one_hot
+from exact_networks import ONE_STEP, Sampler, StateTable, coin, one_hot, uniform
 
 from safejax.algorithms import diffusion_bc, sfbc
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.constraints import cost_value_limit
-from safejax.diffusion import DiffusionConfig, make_schedule
+from safejax.diffusion import DiffusionConfig
 from safejax.multipliers import MultiplierConfig
 from safejax.types import Transition
 
-ONE_STEP = DiffusionConfig(step_count=1, clip="noisy", variance="beta")
 KEY = jax.random.key(0)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A denoiser for which one reverse step from the noise x [..., 1] gives the action `law(observation, x)`."""
-
-    law: Callable[[Any, Any], Any]
-    action_size: int = 1
-
-    def init(self, key, *inputs):
-        return jnp.zeros(())
-
-    def apply(self, params, observation, noisy, index, key=None):
-        remaining = float(make_schedule("vp", 1).alpha_bar[0])
-        clean = jnp.broadcast_to(self.law(observation, noisy), noisy.shape)
-        return (noisy - np.sqrt(remaining) * clean) / np.sqrt(1.0 - remaining) + 0.0 * params
-
-
-def uniform(observation, noise):
-    """On (-1, 1)."""
-    return 2.0 * jax.scipy.stats.norm.cdf(noise) - 1.0
-
-
-def coin(observation, noise):
-    """-1/2 or 1/2."""
-    return jnp.where(noise > 0, 0.5, -0.5)
 
 
 def alternate(observation, noise):

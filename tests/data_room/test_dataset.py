@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from safejax.data import (
     DatasetError,
     best_safe_return,
+    check_open_actions,
     check_widths,
+    clip_actions,
     episode_returns,
     from_arrays,
     read_dsrl,
@@ -339,3 +341,19 @@ def test_what_cannot_be_written(tmp_path):
     structured = {"observations": {"state": np.zeros((7, 3))}, "next_observations": None}
     with pytest.raises(DatasetError, match="observations are a dict"):
         write_dsrl(tmp_path / "set.hdf5", from_arrays(**{**arrays(), **structured}))
+
+
+def test_actions_at_the_bounds_are_refused_for_a_squashed_policy():
+    actions = np.tile([[0.5, -0.5]], (7, 1))
+    inside = from_arrays(**{**arrays(), "actions": actions})
+    check_open_actions(inside, "inside.hdf5")
+    actions[2, 1], actions[5] = -1.0, (1.0, 1.0 - 1e-7)
+    touching = from_arrays(**{**arrays(), "actions": actions})
+    with pytest.raises(DatasetError, match=r"bound\.hdf5: 28\.6% of the rows have an action at -1 or 1") as raised:
+        check_open_actions(touching, "bound.hdf5")
+    assert "\n" not in str(raised.value)
+    clipped = clip_actions(touching, 0.9)
+    check_open_actions(clipped, "clipped")
+    np.testing.assert_allclose(clipped.transitions.action, np.clip(actions, -0.9, 0.9), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"bound is 1\.5"):
+        clip_actions(touching, 1.5)

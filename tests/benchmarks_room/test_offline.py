@@ -1,0 +1,91 @@
+"""The offline comparison's command line: bad options in one line, and a whole tiny run with its tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import offline
+import pytest
+
+from safejax import envs
+from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.runs import load_policy
+
+
+def data_file(folder, largest_action=0.5, rows=40):
+    """Two truncated episodes of noise in ball_circle's widths."""
+    random = np.random.default_rng(0)
+    ends = np.arange(rows) % (rows // 2) == rows // 2 - 1
+    action = np.tile([[largest_action, -largest_action]], (rows, 1)) * random.uniform(0.5, 1.0, (rows, 1))
+    action[0] = largest_action
+    noise = random.normal(size=(rows, 8)), action, random.normal(size=rows), random.random(rows) < 0.5
+    write_dsrl(folder / "noise.hdf5", from_arrays(*noise, 0 * ends, ends))
+    return str(folder / "noise.hdf5")
+
+
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        offline.main(list(arguments))
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1, message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "point_maze_umaze-medium"], ("point_maze_umaze-medium", "play")),
+        (["--data", "point_maze-play"], ("point_maze-play", "point_maze_umaze")),
+        (["--data", "hopper_velocity-play"], ("hopper_velocity-play", "expert")),
+        (["--data", "gone.hdf5"], ("gone.hdf5", "a file or <task>-<kind>")),
+        (["--data", "{file}"], ("--task",)),
+        (["--data", "{file}", "--task", "bal_circle"], ("bal_circle", "nearest: ball_circle")),
+        (["--data", "{file}", "--task", "hopper_velocity"], ("8", "11")),
+        (["--data", "{file}", "--task", "ball_circle", "--methods", "idlq"], ("idlq", "nearest: idql")),
+        (["--data", "{file}", "--task", "ball_circle", "--preset", "papre"], ("papre", "paper")),
+        (["--data", "{file}", "--task", "ball_circle", "--seeds", "0"], ("--seeds is 0", "at least 1")),
+        (["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--safe", "10"], ("bc has no safe form",)),
+        (["--data", "{file}", "--task", "ball_circle", "--safe", "-1"], ("cost_limit is -1",)),
+        (["--data", "{file}", "--task", "ball_circle", "--clip-actions", "2"], ("bound is 2",)),
+        (["--data", "{file}", "--task", "ball_circle", "--updates", "25", "--every", "10"], ("25", "multiple")),
+        (["--task", "ball_circle"], ("--data",)),
+    ],
+)
+def test_a_bad_option_is_one_line(capsys, tmp_path, arguments, words):
+    file, output = data_file(tmp_path), tmp_path / "run"
+    options = [argument.format(file=file) for argument in arguments]
+    message = refused(capsys, "--output", str(output), "--cache", str(tmp_path), *options)
+    assert all(word in message for word in words), message
+    assert not output.exists()
+
+
+def test_actions_at_the_bounds_are_refused_for_a_squashed_policy(capsys, tmp_path):
+    arguments = ["--data", data_file(tmp_path, 1.0), "--task", "ball_circle", "--methods", "bc"]
+    message = refused(capsys, *arguments, "--output", str(tmp_path / "run"), "--cache", str(tmp_path))
+    assert "have an action at -1 or 1" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
+    arguments = ["--data", data_file(tmp_path), "--task", "ball_circle", "--methods", "bc,iql", "--seeds", "2"]
+    sizes = ["--updates", "4", "--every", "2", "--episodes", "1"]
+    folder = tmp_path / "run"
+    offline.main([*arguments, *sizes, "--output", str(folder), "--cache", str(tmp_path)])
+    table = capsys.readouterr().out
+    assert (folder / "table.txt").read_text() in table
+    assert (folder / "learning_curves.png").stat().st_size > 0
+    assert "40 rows, 2 episodes" in table
+
+    results = json.loads((folder / "results.json").read_text())
+    for row in ("bc", "iql"):
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        records = [record for record in records if record["stage"] == row]
+        assert [record["updates"] for record in records] == [2, 4]
+        assert results["methods"][row]["return"][-1] == records[-1]["return"]
+        assert len(records[-1]["return"]) == 2
+        policy = load_policy(folder / "policies" / row, 1)
+        env = envs.make("ball_circle")
+        action = policy.act(np.zeros((3, *env.observation_spec.shape), np.float32))
+        assert action.shape == (3, env.action_size)
