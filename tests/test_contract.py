@@ -151,13 +151,19 @@ def batch_of(case: Case, algorithm: Algorithm, seed: int = 0) -> Transition:
     return batch
 
 
+def compiled(function, **options):
+    """`jax.jit` with little optimisation: these programs run once, and compiling them is what the battery costs."""
+    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=cheap, **options)
+
+
 @functools.cache
 def prepared(name: str):
     """(case, algorithm, example, jitted init, jitted update): compiled once for all tests of a method."""
     case = CASES[name]
     algorithm = case.make()
     example = jax.tree.map(lambda leaf: leaf[0], transitions((1,), discrete=case.is_discrete))
-    return case, algorithm, example, jax.jit(algorithm.init), jax.jit(algorithm.update)
+    return case, algorithm, example, compiled(algorithm.init), compiled(algorithm.update)
 
 
 names = pytest.mark.parametrize("name", CASES)
@@ -189,7 +195,7 @@ def test_one_trace_serves_every_step(name):
         return algorithm.update(state, batch, key)
 
     chex.clear_trace_counter()  # it counts by source line, and every method passes here
-    traced = jax.jit(chex.assert_max_traces(update, n=1))
+    traced = compiled(chex.assert_max_traces(update, n=1))
     state = init(jax.random.key(0), example)
     for index in range(3):
         state, _ = traced(state, batch_of(case, algorithm, index), jax.random.key(index))
@@ -211,8 +217,8 @@ def test_vmapped_seeds_equal_single_runs(name):
     case, algorithm, example, init, update = prepared(name)
     keys = jax.random.split(jax.random.key(3), 2)
     batch = batch_of(case, algorithm)
-    states = jax.vmap(algorithm.init, in_axes=(0, None))(keys, example)
-    together, _ = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, 0)))(states, batch, keys)
+    states = compiled(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, example)
+    together, _ = compiled(jax.vmap(algorithm.update, in_axes=(0, None, 0)))(states, batch, keys)
     for row, key in enumerate(keys):
         alone, _ = update(init(key, example), batch, key)
         chex.assert_trees_all_close(
@@ -225,7 +231,7 @@ def test_a_donated_state_gives_the_same(name):
     case, algorithm, example, init, update = prepared(name)
     batch, key = batch_of(case, algorithm), jax.random.key(1)
     expected = update(init(jax.random.key(0), example), batch, key)
-    donated = jax.jit(algorithm.update, donate_argnums=0)(init(jax.random.key(0), example), batch, key)
+    donated = compiled(algorithm.update, donate_argnums=0)(init(jax.random.key(0), example), batch, key)
     chex.assert_trees_all_equal(donated, expected)
 
 
@@ -256,7 +262,7 @@ def test_two_chunks_equal_one(name):
         timeouts=(rows.last > 0) & (rows.discount > 0),
         next_observations=rows.next_observation,
     )
-    train = jax.jit(functools.partial(train_offline, algorithm, batch_size=BATCH), static_argnames="step_count")
+    train = compiled(functools.partial(train_offline, algorithm, batch_size=BATCH), static_argnames="step_count")
     start, key = init(jax.random.key(0), example), jax.random.key(5)
     whole, _ = train(start, dataset, key, step_count=4)
     half, _ = train(start, dataset, key, step_count=2)
@@ -270,11 +276,12 @@ def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
     state = init(jax.random.key(0), example)
     observation = 10.0 * transitions((5,), discrete=False).observation
     carry = algorithm.initial_carry(state, 5)
-    first, after, _ = algorithm.act(state, observation, jax.random.key(1), carry)
-    again, _, _ = algorithm.act(state, observation, jax.random.key(2), carry)
+    act = compiled(algorithm.act, static_argnames="explore")
+    first, after, _ = act(state, observation, jax.random.key(1), carry)
+    again, _, _ = act(state, observation, jax.random.key(2), carry)
     chex.assert_trees_all_equal(first, again)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, carry)
-    drawn, _, extras = algorithm.act(state, observation, jax.random.key(2), carry, explore=True)
+    drawn, _, extras = act(state, observation, jax.random.key(2), carry, explore=True)
     chex.assert_equal_shape([drawn, first])
     assert all(value.shape[0] == 5 for value in extras.values())
     if case.is_discrete:
@@ -296,7 +303,7 @@ def test_four_devices_equal_one(name):
         for spec in (jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec())
     )
     state = jax.device_put(init(jax.random.key(0), example), whole)
-    spread = jax.jit(algorithm.update)(state, jax.device_put(batch, rows), jax.device_put(key, whole))
+    spread = compiled(algorithm.update)(state, jax.device_put(batch, rows), jax.device_put(key, whole))
     chex.assert_trees_all_close(jax.device_get(spread), jax.device_get(expected), rtol=1e-4, atol=1e-5)
 
 

@@ -5,7 +5,7 @@ divergence is bounded by the denoising loss L_bc up to a constant (the paper's p
 Every `policy_frequency` critic steps the actor descends lambda L_bc + L_q, then lambda ascends on L_bc - kappa.
 Everything else is `diffusion_ql`'s, also what it says of the code.
 
-Differences from the authors' code (felix-thu/DiffCPS@a032f6b): the stored lambda is projected onto its range, as the
+Differences from the authors' code (felix-thu/DiffCPS@e31b267): the stored lambda is projected onto its range, as the
 paper has it; theirs is clipped at use alone and winds up beyond the range, which delays its return. The paper sums L_bc
 over action dimensions, the code averages; kappa here is the code's. The paper's claim of strong duality is disputed by
 its reviewers (the objective is not concave in the policy); nothing here rests on it.
