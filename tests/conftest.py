@@ -11,10 +11,14 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# the sharding tests compare four devices with one
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=4".strip()
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "4",  # the sharding tests compare four devices with one
+    # tests compile much and compute little
+    "--xla_backend_optimization_level": "0",
+    "--xla_llvm_disable_expensive_passes": "true",
+}
+_given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = " ".join([_given, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _given)]).strip()
 
 # a script's folder is on the path when it runs; here too, so that tests import `report` as the scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
