@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from safejax.networks.mlp import ACTIVATIONS, MLP
+from safejax.networks.activations import ACTIVATIONS, mish
+from safejax.networks.mlp import MLP
 from safejax.types import Array, Key
 
 _HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -88,7 +89,7 @@ class MLPDenoiser(nn.Module):
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes is empty, expected at least one width")
         time = nn.Dense(2 * self.time_size, kernel_init=_HIDDEN_INIT)(sinusoidal_embedding(index, self.time_size))
-        time = nn.Dense(self.time_size, kernel_init=_HIDDEN_INIT)(jax.nn.mish(time))
+        time = nn.Dense(self.time_size, kernel_init=_HIDDEN_INIT)(mish(time))
         first, *others = self.hidden_sizes
         hidden = ACTIVATIONS[self.activation](JointDense(first)(noisy, time, observation))
         return MLP(others, self.action_size, self.activation)(hidden)

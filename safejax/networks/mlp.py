@@ -6,7 +6,7 @@ two CPU cores (jax 0.10.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from safejax.networks.activations import ACTIVATIONS
 from safejax.networks.distributions import Categorical, Normal, TanhNormal
 from safejax.types import Array, Key, Network, Params
 
 _HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 _OUTPUT_INIT = nn.initializers.variance_scaling(1e-2, "fan_in", "truncated_normal")
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    "tanh": jnp.tanh,
-    "swish": nn.swish,
-    "mish": jax.nn.mish,
-}
 
 
 class MLP(nn.Module):
