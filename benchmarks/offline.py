@@ -41,9 +41,11 @@ from safejax.data.dataset import (
     episode_returns,
     read_dsrl,
 )
+from safejax.networks import MLPDenoiser, ResidualDenoiser
 from safejax.runs import Interrupted, Run, RunError, save_policy, write_json
 from safejax.types import Algorithm, Array, Env, example_transition
 
+ACTING = ("papers", "deterministic", "sampled")
 _UPDATE, _EVALUATION = range(2)  # tags of the keys
 
 
@@ -59,7 +61,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--updates", type=int, default=None, help="gradient steps (default: the preset's)")
     add("--every", type=int, default=10_000, help="updates between evaluations (default: %(default)s)")
     add("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
-    add("--sampled", action="store_true", help="play with the method's stochastic acting (default: deterministic)")
+    add(
+        "--acting",
+        default="papers",
+        help="deterministic; sampled; or papers: diffusion policies sampled alone (default)",
+    )
     add("--safe", type=float, default=None, metavar="LIMIT", help="the safe form of each method, cost units an episode")
     add("--clip-actions", type=float, default=1.0, metavar="BOUND", help="of the data set (default: %(default)s)")
     add("--preset", default="default", help="default (two CPU cores) or paper (a GPU) (default: %(default)s)")
@@ -78,7 +84,7 @@ class Job:
     seeds: tuple[int, ...]
     every: int
     episodes: int
-    sampled: bool
+    acting: str
 
     def keys(self, tag: int) -> Array:
         """One key per seed [S]."""
@@ -94,6 +100,11 @@ class Learner:
     algorithm: Algorithm
 
     @property
+    def is_diffusion(self) -> bool:
+        """Whether its policy is sampled from noise, which the papers draw afresh when they evaluate."""
+        return isinstance(self.networks.actor, ResidualDenoiser | MLPDenoiser)
+
+    @property
     def fits_likelihood(self) -> bool:
         """Whether it fits a tanh-squashed Gaussian to the data's actions."""
         return getattr(self.networks.actor, "squash", False) and not isinstance(self.setting.config, cpq.Config)
@@ -104,6 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     rows = [choose("methods", name, METHODS) for name in options.methods.split(",")]
     choose("preset", options.preset, ("default", "paper"))
+    choose("acting", options.acting, ACTING)
     for option in ("seeds", "every", "episodes", "updates"):
         value = getattr(options, option)
         if value is not None and value < 1:
@@ -124,9 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
         config = {"benchmark": "offline", "data": str(path.resolve()), "seeds": seeds, "task": task}
         config |= {"updates": options.updates, "preset": options.preset, "safe": options.safe}
         config |= {"clip_actions": options.clip_actions}
-        config |= {"every": options.every, "episodes": options.episodes, "sampled": options.sampled}
+        config |= {"every": options.every, "episodes": options.episodes, "acting": options.acting}
         with Run.open(output, config) as run:
-            job = Job(run, env, seeds, options.every, options.episodes, options.sampled)
+            job = Job(run, env, seeds, options.every, options.episodes, options.acting)
             for row, each in learners.items():
                 train(job, row, each, dataset)
             print(write(job, name, dataset, learners))
@@ -175,7 +187,7 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
     step_count = min(job.every, chosen.updates)
     loop = functools.partial(training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size)
     learn = jax.jit(jax.vmap(loop, in_axes=(0, None, 0)), donate_argnums=0)
-    play = evaluator(job, algorithm)
+    play = evaluator(job, learner)
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
         began = time.perf_counter()
@@ -211,11 +223,12 @@ def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
     return dataset._replace(transitions=rows)
 
 
-def evaluator(job: Job, algorithm: Algorithm) -> Any:
+def evaluator(job: Job, learner: Learner) -> Any:
     """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation."""
+    explore = job.acting == "sampled" or (job.acting == "papers" and learner.is_diffusion)
 
     def play(state: Any, key: Array) -> dict[str, Array]:
-        episodes = training.evaluate(algorithm, job.env, state, key, job.episodes, explore=job.sampled)
+        episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)
         sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
         return {name: jnp.mean(value) for name, value in sums.items()}
 
@@ -241,12 +254,12 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
-    acting = "sampled" if job.sampled else "deterministic"
+    acting = {"papers": "of diffusion policies sampled, of others deterministic"}.get(job.acting, job.acting)
     notes = (
         f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
         f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
-        f"{len(job.seeds)} seeds, {job.episodes} {acting} episodes each; +- 95 % Student-t over seeds; 'best' picks "
-        "the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with evaluations "
+        f"{len(job.seeds)} seeds, {job.episodes} episodes each, actions {acting}; +- 95 % Student-t over seeds; 'best' "
+        "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with evaluations "
         f"and compilation; peak memory {_memory(trained):,.0f} MB",
     )
     table = "\n".join([*rows, *notes])

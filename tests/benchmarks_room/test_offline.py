@@ -45,6 +45,7 @@ def refused(capsys, *arguments: str) -> str:
         (["--data", "{file}", "--task", "hopper_velocity"], ("8", "11")),
         (["--data", "{file}", "--task", "ball_circle", "--methods", "idlq"], ("idlq", "nearest: idql")),
         (["--data", "{file}", "--task", "ball_circle", "--preset", "papre"], ("papre", "paper")),
+        (["--data", "{file}", "--task", "ball_circle", "--acting", "sampeld"], ("sampeld", "nearest: sampled")),
         (["--data", "{file}", "--task", "ball_circle", "--seeds", "0"], ("--seeds is 0", "at least 1")),
         (["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--safe", "10"], ("bc has no safe form",)),
         (["--data", "{file}", "--task", "ball_circle", "--safe", "-1"], ("cost_limit is -1",)),
@@ -66,6 +67,34 @@ def test_actions_at_the_bounds_are_refused_for_a_squashed_policy(capsys, tmp_pat
     message = refused(capsys, *arguments, "--output", str(tmp_path / "run"), "--cache", str(tmp_path))
     assert "have an action at -1 or 1" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("acting", "expected"),
+    [
+        ("papers", {"iql": False, "idql": True}),
+        ("deterministic", {"iql": False, "idql": False}),
+        ("sampled", {"iql": True, "idql": True}),
+    ],
+)
+def test_diffusion_policies_are_sampled_as_in_the_papers(monkeypatch, acting, expected):
+    """What `training.evaluate` is asked for; nothing is played."""
+
+    class Asked(Exception):
+        pass
+
+    def evaluate(*arguments, explore):
+        raise Asked(explore)
+
+    monkeypatch.setattr(offline.training, "evaluate", evaluate)
+    env = envs.make("ball_circle")
+    options = offline.parse(["--data", "noise", "--acting", acting])
+    job = offline.Job(None, env, (0,), 1, 1, options.acting)
+    for row, explore in expected.items():
+        play = offline.evaluator(job, offline.learner(row, "noise", env, options))
+        with pytest.raises(Asked) as asked:
+            play({"x": np.zeros((1, 2))})
+        assert asked.value.args == (explore,)
 
 
 def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
