@@ -259,8 +259,8 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
         f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
         f"{len(job.seeds)} seeds, {job.episodes} episodes each, actions {acting}; +- 95 % Student-t over seeds; 'best' "
-        "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with evaluations "
-        f"and compilation; peak memory {_memory(trained):,.0f} MB",
+        "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with "
+        f"evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
     )
     table = "\n".join([*rows, *notes])
     results = {
