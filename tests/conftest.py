@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests: a file stays in one, for its fixtures; of the contract, a method does."""
+    """Two processes share the tests: a file stays in one, for its fixtures; of the longest, a method or notebook."""
+    parts = {"test_contract.py": "name", "test_notebooks.py": "path"}
     for item in items:
-        method = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        group = f"{item.path.name}:{method}" if item.path.name == "test_contract.py" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        call = getattr(item, "callspec", None)
+        part = call and call.params.get(parts.get(item.path.name))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}"))
