@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     note = ""
     if np.max(exact["hard_align"].policy / problem.behavior) > math.exp(bandit_exact.LARGEST_EXPONENT):
         del exact["hard_align_sample"]
-        note = "\nhard_align_sample is left out: its policy is where the one-sample dual clips its exponent"
+        note = "\nhard_align_sample is left out: its policy is where the one-sample dual goes on as its tangent"
     if problem.numbers.json:
         forms = {"learned": learned, "exact": exact}
         found = {rule: {form: describe(rules[rule], problem, taken) for form, rules in forms.items()} for rule in exact}

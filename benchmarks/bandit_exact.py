@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 MAXIMUM_WEIGHT = 100.0  # IQL's clip of exp(beta A)
 SMALLEST_ADVANTAGE = 1e-6  # floor under |A| in IDQL's quantile weight
 TANGENT = 5.0  # alpha (Q - V) beyond which the exponential loss goes on as its tangent
-LARGEST_EXPONENT = 10.0  # of the one-sample dual, which clips log pi / mu there
+LARGEST_EXPONENT = 10.0  # log pi / mu beyond which the one-sample dual goes on as its tangent
 SMALLEST_LOG_MARGIN = -600.0  # of nu - max Q over the spread: the exponential of less underflows
 
 

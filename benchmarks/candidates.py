@@ -1,7 +1,7 @@
 """How many candidates? python benchmarks/candidates.py RUN [--counts 1,2,4,16]
 
 Plays the stored policies of a run of offline.py with other numbers N of candidates, which methods over a diffusion
-behaviour policy choose among when they act; nothing is trained. N = 1 is the behaviour itself. Prints return and cost,
+model choose among when they act; nothing is trained. N = 1 is the model itself, unchosen. Prints return and cost,
 mean and 95 % interval over seeds, with fixed and with fresh noise, and writes candidates.json into the run.
 """
 
@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         text = ("{:.2f} +- {:.2f}".format(*report.interval(np.array(row[name]))) for name in SIGNALS)
         lines.append((row["method"], row["noise"], str(row["candidates"]), *text))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    print("\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines))
+    print("\n".join(report.aligned(lines)))
     write_json(options.run / "candidates.json", rows)
 
 

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from loss_parity_terms import TERMS, Term
 from offline_to_online import HERE, OneLineParser, choose, stop
+from report import aligned
 
 import safejax
 
@@ -136,11 +137,8 @@ def table(rows: list[Row]) -> str:
     lines += [
         (row.name, f"{row.theirs:.6g}", f"{row.ours:.6g}", f"{row.difference:.1e}", f"{row.limit:.0e}") for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     marks = ["", *("  DIFFERS" if differs(row) else "" for row in rows)]
-    padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    names = [line[0].ljust(widths[0]) for line in lines]
-    return "\n".join("  ".join([name, *line[1:]]) + mark for name, line, mark in zip(names, padded, marks, strict=True))
+    return "\n".join(line + mark for line, mark in zip(aligned(lines), marks, strict=True))
 
 
 def report(peer: str, file: dict[str, np.ndarray]) -> tuple[str, bool]:

@@ -12,7 +12,6 @@ import argparse
 import functools
 import importlib.metadata
 import os
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 import behavior
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
 import report
 from offline_presets import METHODS, REWARDS, Setting, setting
@@ -31,10 +31,8 @@ from published import PUBLISHED
 from safejax import algorithms, envs, training
 from safejax.algorithms import cpq
 from safejax.algorithms.safety import SafetyConfig
-from safejax.checkpoint import CheckpointError
 from safejax.data.dataset import (
     Dataset,
-    DatasetError,
     check_open_actions,
     check_widths,
     clip_actions,
@@ -42,7 +40,7 @@ from safejax.data.dataset import (
     read_dsrl,
 )
 from safejax.networks import MLPDenoiser, ResidualDenoiser
-from safejax.runs import Interrupted, Run, RunError, save_policy, write_json
+from safejax.runs import Interrupted, Run, save_policy, write_json
 from safejax.types import Algorithm, Array, Env, example_transition
 
 ACTING = ("papers", "deterministic", "sampled")
@@ -144,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(write(job, name, dataset, learners))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
-    except (RunError, DatasetError, CheckpointError, ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError) as error:
         stop(str(error))
 
 
@@ -195,7 +193,7 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
         record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
         record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()} | play(state)
         record["wall_s"] = time.perf_counter() - began
-        record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        record["peak_rss_mb"] = measure.memory()["peak_rss_mb"]
         return state, record
 
     state = job.run.stage(row, lambda: init(keys, example), advance, chosen.updates // step_count, check=job.env.check)
@@ -251,8 +249,6 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         text = [_mean(report.interval(last[name])) for name in ("return", "cost", "length")]
         speed = "-" if rate is None else f"{rate:.0f}"
         lines.append((row, *text, _mean(best), speed, f"{_wall(records):.0f} s", published.get(row, "-")))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
     acting = {"papers": "of diffusion policies sampled, of others deterministic"}.get(job.acting, job.acting)
     notes = (
@@ -262,7 +258,7 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with "
         f"evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
     )
-    table = "\n".join([*rows, *notes])
+    table = "\n".join([*report.aligned(lines), *notes])
     results = {
         "command": " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]]),
         "versions": {name: importlib.metadata.version(name) for name in ("safejax", "jax", "mujoco", "optax")},
@@ -317,7 +313,7 @@ def _wall(records: list[dict[str, Any]]) -> float:
 
 def _memory(trained: dict[str, list[dict[str, Any]]]) -> float:
     """The process's largest resident size so far, in MB."""
-    return max(record["peak_memory_mb"] for records in trained.values() for record in records)
+    return max(record["peak_rss_mb"] for records in trained.values() for record in records)
 
 
 def _mean(interval: tuple[Any, Any]) -> str:

@@ -110,9 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     from phases import Job, align, behavior_data, extract, finetune, inside, load_data, pretrain
 
     from safejax import envs
-    from safejax.checkpoint import CheckpointError
-    from safejax.data.dataset import DatasetError
-    from safejax.runs import Interrupted, Run, RunError
+    from safejax.runs import Interrupted, Run
 
     choose("task", options.task, envs.names())
     choose("offline", options.offline, bridges.names())
@@ -172,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(outcome.write(job, dataset, path, learners, rows))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
-    except (RunError, DatasetError, CheckpointError, ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError) as error:
         stop(str(error))
 
 

@@ -152,15 +152,17 @@ def table(
         [*("",) * (depth - len(heading)), *heading, *(cells[index] for cells in body)]
         for index, heading in enumerate(HEADINGS)
     ]
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for line in zip(*columns, strict=True):
-        first, *others = line
-        padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *padded]))
-    lines.insert(depth, "  ".join("-" * width for width in widths))
+    lines = aligned(list(zip(*columns, strict=True)))
+    lines.insert(depth, "  ".join("-" * max(map(len, column)) for column in columns))
     notes = [textwrap.fill(note, len(lines[depth])) for note in _notes(cost_limit, budget, target, "+-")]
     return "\n".join([*lines, *notes])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text in columns: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([text.rjust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    return ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(lines, padded, strict=True)]
 
 
 def markdown(

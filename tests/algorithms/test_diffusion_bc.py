@@ -29,7 +29,7 @@ def cloning(law, action_size=1, **numbers):
 
 
 def one_update(method, batch):
-    state = method.init(KEY, jax.tree.map(lambda leaf: leaf[0], batch))._replace()
+    state = method.init(KEY, jax.tree.map(lambda leaf: leaf[0], batch))
     return state, *jax.jit(method.update)(state, batch, KEY)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import phases
 import presets
 import pytest
+from one_line import refusal
 
 from safejax import checkpoint, envs
 from safejax.algorithms import marvel
@@ -150,12 +151,7 @@ def untrained_run(directory, offline: str, finished_chunks: int) -> list[str]:
 
 
 def refused(capsys, arguments: list[str]) -> str:
-    with pytest.raises(SystemExit) as caught:
-        alignment.main(arguments)
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
-    return message
+    return refusal(alignment.main, capsys, *arguments)
 
 
 def test_a_run_is_measured(capsys, tmp_path):

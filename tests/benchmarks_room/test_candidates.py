@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import candidates
 import jax
 import numpy as np
-import pytest
+from one_line import refusal
 
 from safejax import envs
 from safejax.algorithms import idql, iql
@@ -28,13 +29,7 @@ def store(folder, name, module, config):
     save_policy(folder / "policies" / name, state, config, method=name, seeds=(0, 1), task=env.name, **sizes)
 
 
-def refused(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        candidates.main(list(arguments))
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
-    return message
+refused = functools.partial(refusal, candidates.main)
 
 
 def test_bad_options_are_one_line(capsys, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
 import offline
 import pytest
+from one_line import refusal
 
 from safejax import envs
 from safejax.data.dataset import from_arrays, write_dsrl
@@ -24,13 +26,7 @@ def data_file(folder, largest_action=0.5, rows=40):
     return str(folder / "noise.hdf5")
 
 
-def refused(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        offline.main(list(arguments))
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
-    return message
+refused = functools.partial(refusal, offline.main)
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import h5py
 import numpy as np
 import offline_to_online
 import pytest
+from one_line import refusal
 
 from safejax.data.dataset import from_arrays, write_dsrl
 
-
-def refused(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        offline_to_online.main(list(arguments))
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
-    return message
+refused = functools.partial(refusal, offline_to_online.main)
 
 
 @pytest.mark.parametrize(

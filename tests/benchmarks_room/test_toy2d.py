@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import bandits2d
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import toy2d
 import toy2d_report
+from one_line import refusal
 from PIL import Image
 from toy2d import Job
 
@@ -26,13 +28,7 @@ def tiny(monkeypatch):
     jax.clear_caches()
 
 
-def refused(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        toy2d.main(list(arguments))
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
-    return message
+refused = functools.partial(refusal, toy2d.main)
 
 
 @pytest.mark.parametrize(
