@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import bc, diffusion_bc, idql, in_sample, iql, safety
+from safejax.algorithms import bc, critics, diffusion_bc, idql, in_sample, iql, safety
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.extraction import (
     alignment_alpha,
@@ -190,7 +190,7 @@ def _update_multipliers(
         actions = diffusion_bc.propose(
             state.ema_actor, observation, key, count, explore=True, config=config, networks=networks
         )
-        q = in_sample.candidate_values(networks.critic, state.target_critic, observation, actions)
+        q = critics.candidate_values(networks.critic, state.target_critic, observation, actions)
     q, value = safety.penalize(state.safety, q, value, observation, actions, networks=networks.safety)
     beta = networks.multiplier.apply(state.beta.params, observation)
     alpha = alignment_alpha(beta, q) if sampled else networks.multiplier.apply(state.alpha.params, observation)

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from safejax.algorithms import critics
 from safejax.algorithms.bc import act
 from safejax.constraints import cost_value_limit
 from safejax.gradients import copy, gradient_step, polyak, train_state
@@ -136,11 +137,6 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     )
     cost_target = td_target(batch.cost, batch.discount, next_cost, config.discount_factor)
 
-    def critic_loss(params: Params) -> tuple[Array, Metrics]:
-        q = networks.critic.apply(params, batch.observation, batch.action)
-        loss = jnp.sum(jnp.mean(squared_error(q, target), axis=-1))
-        return loss, {"critic/loss": loss, "critic/mean": jnp.mean(q)}
-
     def cost_critic_loss(params: Params) -> tuple[Array, Metrics]:
         q = networks.cost_critic.apply(params, batch.observation, batch.action)
         fit = jnp.sum(jnp.mean(squared_error(q, cost_target), axis=-1))
@@ -158,7 +154,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         vae, metrics = _update_vae(state, batch, vae_key, config, networks)
         candidates = _candidates(state, vae.params, batch, candidate_key, config, networks)
     critic_optimizer = optax.adam(config.critic_learning_rate)
-    critic, critic_metrics = gradient_step(critic_loss, state.critic, critic_optimizer)
+    critic, critic_metrics = critics.fit(state.critic, batch, target, critic_optimizer, network=networks.critic)
     cost_critic, cost_metrics = gradient_step(cost_critic_loss, state.cost_critic, critic_optimizer)
     if config.push_up:
         shortfall = config.push_up_level * kappa - cost_metrics["cost_critic/outside"]

@@ -14,9 +14,9 @@ The safe form (`Config.safety`) is ours: the multiplier of the cost moves on pol
 State are ours as well. `make_alignment` re-fits critics, the cost critic among them, to the frozen policy, as Marvel
 does (https://arxiv.org/abs/2412.04426), so that a checkpoint without cost critic can start. `make_finetuning` is this
 update online, with the multiplier of the cost driven by finished episodes. In both the cost critic is the averaged
-policy's own, by TD towards its actions, where offline it is in-sample: online the data follow the policy, and the
-lowest cost that the data reach says nothing about what the policy now spends. What acts, the best of the candidates
-under these critics, is one improvement beyond the policy that they evaluate.
+policy's own, whatever `safety.evaluation` is: online the data follow the policy, and the lowest cost that the data
+reach says nothing about what the policy now spends. What acts, the best of the candidates under these critics, is one
+improvement beyond the policy that they evaluate.
 
 Shapes: B batch, K candidate actions, E = 2 critics, O observation, A action.
 """
@@ -108,7 +108,9 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     critic_key, actor_key = jax.random.split(key)
     next_action = diffusion_ql.draw_next_actions(state, batch, critic_key, config=config, networks=networks)
     state, critic_metrics = diffusion_ql.update_critic(state, batch, next_action, config=config, networks=networks)
-    safe, safety_metrics = safety.update(state.safety, batch, config=config.safety, networks=networks.safety)
+    safe, safety_metrics = safety.update(
+        state.safety, batch, next_action[0], config=config.safety, networks=networks.safety
+    )
     state = state._replace(safety=safe)
     improved, due, metrics = _improve(state, batch, actor_key, config=config, networks=networks)
     if config.safety is not None:
@@ -131,7 +133,7 @@ def align(state: State, batch: Transition, key: Key, *, config: Config, networks
     """One step of value pre-alignment on offline data [B]: critics and targets move, actors and multipliers do not.
 
     The reward critic tends to the averaged policy's values (with `backup_count` > 1: of its best of so many), the
-    cost critic to its cost values. The in-sample cost value network of `safety` plays no part and stays.
+    cost critic to its cost values. The cost value network of `safety` plays no part and stays.
     """
     state, metrics = _evaluate(state, batch, key, config=config, networks=networks)
     return state._replace(step=state.step + 1), metrics
@@ -183,16 +185,8 @@ def _evaluate(state: State, batch: Transition, key: Key, *, config: Any, network
     """One TD step of reward and cost critics towards the averaged policy's actions, drawn once for both."""
     next_action = diffusion_ql.draw_next_actions(state, batch, key, config=config, networks=networks)
     state, metrics = diffusion_ql.update_critic(state, batch, next_action, config=config, networks=networks)
-    next_cost = safety.cost_values(state.safety, batch.next_observation, next_action[0], networks=networks.safety)
-    safe, cost_metrics = diffusion_ql.td_step(
-        state.safety,
-        batch,
-        batch.cost,
-        next_cost,
-        adam(config.safety.learning_rate),
-        name="cost_critic",
-        config=config.safety,
-        networks=networks.safety,
+    safe, cost_metrics = safety.update(
+        state.safety, batch, next_action[0], config=safety.of_policy(config.safety), networks=networks.safety
     )
     return state._replace(safety=safe), metrics | cost_metrics
 

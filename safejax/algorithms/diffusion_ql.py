@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import diffusion_bc, in_sample, safety
+from safejax.algorithms import critics, diffusion_bc, safety
 from safejax.algorithms.safety import SafetyConfig
 from safejax.diffusion import DiffusionConfig, check_diffusion, denoising_error
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state
 from safejax.losses.policy import lagrangian
-from safejax.losses.value import squared_error, td_target
+from safejax.losses.value import td_target
 from safejax.networks import Critic, MLPDenoiser, ensemble
 from safejax.types import (
     Algorithm,
@@ -117,7 +117,9 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     critic_key, actor_key = jax.random.split(key)
     next_action = draw_next_actions(state, batch, critic_key, config=config, networks=networks)
     state, critic_metrics = update_critic(state, batch, next_action, config=config, networks=networks)
-    safe, safety_metrics = safety.update(state.safety, batch, config=config.safety, networks=networks.safety)
+    safe, safety_metrics = safety.update(
+        state.safety, batch, next_action[0], config=config.safety, networks=networks.safety
+    )
     state = state._replace(safety=safe)
     actor, actor_metrics = update_actor(
         state, batch, actor_key, (1.0, config.value_weight), config=config, networks=networks
@@ -154,31 +156,9 @@ def update_critic(
     """
     evaluate = jax.vmap(lambda action: networks.critic.apply(state.target_critic, batch.next_observation, action))
     next_value = jnp.min(jnp.max(evaluate(next_action), axis=0), axis=0)
+    target = td_target(config.reward_scale * batch.reward, batch.discount, next_value, config.discount_factor)
     optimizer = adam(config.learning_rate, clip_norm=config.clip_norm)
-    reward = config.reward_scale * batch.reward
-    return td_step(state, batch, reward, next_value, optimizer, name="critic", config=config, networks=networks)
-
-
-def td_step(
-    state: Any,
-    batch: Transition,
-    signal: Array,
-    next_value: Array,
-    optimizer: Any,
-    *,
-    name: str,
-    config: Any,
-    networks: Any,
-) -> tuple[Any, Metrics]:
-    """One step of `state.critic` towards signal [B] + gamma d next_value [B], and of its target; rewards or costs."""
-    target = td_target(signal, batch.discount, next_value, config.discount_factor)
-
-    def loss(params: Params) -> tuple[Array, Metrics]:
-        q = networks.critic.apply(params, batch.observation, batch.action)
-        error = jnp.sum(jnp.mean(squared_error(q, target), axis=-1))
-        return error, {f"{name}/loss": error, f"{name}/mean": jnp.mean(q)}
-
-    critic, metrics = gradient_step(loss, state.critic, optimizer)
+    critic, metrics = critics.fit(state.critic, batch, target, optimizer, network=networks.critic)
     target_critic = polyak(state.target_critic, critic.params, config.target_update_rate)
     return state._replace(critic=critic, target_critic=target_critic), metrics
 
@@ -269,7 +249,7 @@ def act(
     actions = diffusion_bc.propose(
         state.actor.params, observation, propose_key, count, explore=explore, config=config, networks=networks
     )
-    q = in_sample.candidate_values(networks.critic, state.target_critic, observation, actions)
+    q = critics.candidate_values(networks.critic, state.target_critic, observation, actions)
     if state.safety:
         cost_q = safety.cost_values(state.safety, observation, actions, networks=networks.safety)
         q = lagrangian(q, cost_q, state.safety.multiplier.value, rescale=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import in_sample, safety
+from safejax.algorithms import critics, safety
 from safejax.algorithms.bc import act
 from safejax.algorithms.proposal import make_proposal
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
@@ -98,7 +98,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     """One step of the Gaussian actor at the observations of `batch` [B]."""
     observation = batch.observation
     candidates = networks.frozen.propose(state.frozen, observation, key, explore=True)
-    q = in_sample.candidate_values(networks.critic, state.critic, observation, candidates)
+    q = critics.candidate_values(networks.critic, state.critic, observation, candidates)
     score, _ = safety.penalize(state.safety, q, q[0], observation, candidates, networks=networks.safety)
     weight = jax.nn.softmax(config.inverse_temperature * score, axis=0)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import diffusion_bc, in_sample, iql, safety
+from safejax.algorithms import critics, diffusion_bc, in_sample, iql, safety
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.diffusion import DiffusionConfig
 from safejax.losses.extraction import expectile_log_weight, exponential_log_weight, quantile_log_weight
@@ -170,7 +170,7 @@ def propose(
     actions = diffusion_bc.propose(
         state.ema_actor, observation, key, count, explore=explore, config=config, networks=networks
     )
-    q = in_sample.candidate_values(networks.critic, state.target_critic, observation, actions)
+    q = critics.candidate_values(networks.critic, state.target_critic, observation, actions)
     value = networks.value.apply(state.value.params, observation)
     q, value = safety.penalize(state.safety, q, value, observation, actions, networks=networks.safety)
     return actions, q, value

@@ -2,7 +2,7 @@
 
 No action outside the data is ever evaluated. Serves rewards and costs alike: the signal, the value loss and the
 reduction over the ensemble are arguments. Source: Kostrikov et al. 2021, https://arxiv.org/abs/2110.06169.
-Shapes: B batch, K candidate actions, E critics, O observation, A action.
+Shapes: B batch, E critics, O observation, A action.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from safejax.algorithms import critics
 from safejax.gradients import copy, gradient_step, polyak, train_state
-from safejax.losses.value import squared_error, td_target
-from safejax.types import Array, ArrayTree, Key, Metrics, Network, Params, TrainState, Transition
+from safejax.losses.value import td_target
+from safejax.types import Array, Key, Metrics, Params, TrainState, Transition
 
 
 def init(
@@ -74,26 +75,9 @@ def update(
     next_value = networks.value.apply(value.params, batch.next_observation)
     target = td_target(signal, batch.discount, next_value, config.discount_factor)
 
-    def loss_of_critic(params: Params) -> tuple[Array, Metrics]:
-        prediction = networks.critic.apply(params, batch.observation, batch.action)
-        loss = jnp.sum(jnp.mean(squared_error(prediction, target), axis=-1))
-        return loss, {f"{name}critic/loss": loss, f"{name}critic/mean": jnp.mean(prediction)}
-
-    critic, critic_metrics = gradient_step(loss_of_critic, state.critic, optimizer)
+    critic, critic_metrics = critics.fit(
+        state.critic, batch, target, optimizer, network=networks.critic, name=f"{name}critic"
+    )
     target_critic = polyak(state.target_critic, critic.params, config.target_update_rate)
     state = state._replace(critic=critic, value=value, target_critic=target_critic)
     return state, advantage, q, value_metrics | critic_metrics
-
-
-def candidate_values(
-    critic: Network,
-    params: Params,
-    observation: ArrayTree,
-    action: Array,
-    *,
-    reduce: Callable[..., Array] = jnp.min,
-) -> Array:
-    """Values [B] of actions [B, A], or [K, B] of candidates [K, B, A], reduced over the ensemble."""
-    if action.ndim > jax.tree.leaves(observation)[0].ndim:
-        return jax.vmap(lambda each: candidate_values(critic, params, observation, each, reduce=reduce))(action)
-    return reduce(critic.apply(params, observation, action), axis=0)

@@ -6,15 +6,14 @@ batches that are half offline data; the new policy imitates what the pair of pol
 
 Ours: the frozen policy may offer several candidates, as a diffusion policy does (see `proposal.py`); without
 `explore` the best candidate acts (the authors' evaluation draws in one state of ten); the safe form scores candidates
-by Q - lambda Qc, with the cost values of `safety.py` and a multiplier that finished episodes move. `make_alignment`
-is Marvel's value pre-alignment for this State: it fits the values to the frozen policy on offline data, and so
-supplies a cost critic to a checkpoint that has none. Shapes: B batch, K candidates of the frozen policy, O
-observation, A action.
+by Q - lambda Qc, with cost values of the pair's own choices (see `safety.py`) and a multiplier that finished episodes
+move. `make_alignment` is Marvel's value pre-alignment for this State: it fits the values to the frozen policy on
+offline data, and so supplies a cost critic to a checkpoint that has none. Shapes: B batch, K candidates of the frozen
+policy, O observation, A action.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import diffusion_bc, in_sample, iql, safety
+from safejax.algorithms import critics, diffusion_bc, in_sample, iql, safety
 from safejax.algorithms.proposal import make_proposal
 from safejax.algorithms.safety import SafetyNetworks
 from safejax.gradients import adam, gradient_step, train_state
@@ -106,11 +105,12 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     value_loss = functools.partial(expectile_loss, expectile=config.expectile)
     reward = config.reward_scale * batch.reward
     state, _, _, value_metrics = in_sample.update(state, batch, reward, value_loss, config=config, networks=networks)
-    safe, safety_metrics = safety.update(state.safety, batch, config=config.safety, networks=networks.safety)
-    state = state._replace(safety=safe)
-
     action, index = _composite(state, batch.observation, key, explore=True, config=config, networks=networks)
-    q = in_sample.candidate_values(networks.critic, state.target_critic, batch.observation, action)
+    safe, safety_metrics = safety.update_values(
+        state.safety, batch, action, config=config.safety, networks=networks.safety
+    )
+    state = state._replace(safety=safe)
+    q = critics.candidate_values(networks.critic, state.target_critic, batch.observation, action)
     value = networks.value.apply(state.value.params, batch.observation)
     q, value = safety.penalize(safe, q, value, batch.observation, action, networks=networks.safety)
     weight = advantage_weight(q - value, config.inverse_temperature, config.maximum_weight)
@@ -137,12 +137,8 @@ def align(state: State, batch: Transition, key: Key, *, config: Config, networks
     evaluated, _, _, metrics = in_sample.update(
         state, batch, reward, mean, value_action=action, config=config, networks=networks
     )
-    safe, safety_metrics = safety.update(
-        state.safety,
-        batch,
-        value_action=action,
-        config=config.safety and dataclasses.replace(config.safety, expectile=0.5),
-        networks=networks.safety,
+    safe, safety_metrics = safety.update_values(
+        state.safety, batch, action, config=safety.of_policy(config.safety), networks=networks.safety
     )
     return evaluated._replace(step=state.step + 1, safety=safe), metrics | safety_metrics
 
@@ -190,7 +186,7 @@ def _composite(
 
 def _scores(state: State, observation: ArrayTree, candidates: Array, networks: Networks) -> Array:
     """min Q [K, B] under the online critic, less costs if safe."""
-    q = in_sample.candidate_values(networks.critic, state.critic.params, observation, candidates)
+    q = critics.candidate_values(networks.critic, state.critic.params, observation, candidates)
     return safety.penalize(state.safety, q, q[0], observation, candidates, networks=networks.safety)[0]
 
 

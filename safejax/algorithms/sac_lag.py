@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from safejax.algorithms import critics
 from safejax.algorithms.bc import act
 from safejax.gradients import copy, gradient_step, polyak, train_state
 from safejax.losses.policy import lagrangian
-from safejax.losses.value import squared_error, td_target
+from safejax.losses.value import td_target
 from safejax.multipliers import MultiplierConfig, MultiplierState, adapt_multiplier, make_multiplier
 from safejax.networks import Critic, GaussianActor, ensemble
 from safejax.types import (
@@ -190,13 +191,8 @@ def update_critics(
         name: str, network: Network, critic: TrainState, signal: Array, next_value: Array
     ) -> tuple[TrainState, Metrics]:
         target = td_target(signal, batch.discount, next_value, config.discount_factor)
-
-        def loss(params: Params) -> tuple[Array, Metrics]:
-            q = network.apply(params, batch.observation, batch.action)
-            error = jnp.sum(jnp.mean(squared_error(q, target), axis=-1))
-            return error, {f"{name}/loss": error, f"{name}/mean": jnp.mean(q)}
-
-        return gradient_step(loss, critic, optax.adam(config.critic_learning_rate))
+        optimizer = optax.adam(config.critic_learning_rate)
+        return critics.fit(critic, batch, target, optimizer, network=network, name=name)
 
     reward = config.reward_scale * batch.reward
     critic, critic_metrics = step(

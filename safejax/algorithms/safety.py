@@ -1,14 +1,17 @@
 """The safe half of an offline method: a cost critic, a cost value and a multiplier. This construction is ours.
 
 Any offline method becomes safe by giving its Config a `SafetyConfig`: it then extracts its policy from Q - lambda Qc
-in place of Q. Qc and Vc are IQL's in-sample critics of the cost with an expectile below one half, so Vc tends to the
-lowest cost value that the data's own actions reach and no action outside the data is asked. The multiplier rises
-while the extracted policy's estimated cost value is above the limit in discounted units (`cost_value_limit`). Both
-come with the checkpoint, so the method can be the offline half of Marvel without a new cost critic.
+in place of Q. The multiplier rises while the policy's mean cost value over the data's states is above the limit in
+discounted units (`cost_value_limit`). Both come with the checkpoint, so the method can be the offline half of Marvel
+without a new cost critic. Qc is, by `evaluation`,
+- "policy": the extracted policy's own cost. Methods that weigh the data's actions regress Vc on Qc with these very
+  weights, so that no action outside the data is asked (`weigh`); methods that draw actions give Qc their own next
+  ones (`update`).
+- "expectile": IQL's in-sample critic with an expectile below one half, the least cost that the data's own actions
+  reach. It is hopeful: the policy that acts costs more, and the multiplier rests at 0 while the limit is broken.
 
-What it does not do: an expectile below one half is hopeful about costs, and what acts (the best of many candidates)
-is not the weighted policy whose cost is estimated. Safe IDQL on ball_circle ends with a multiplier of 0, an estimate
-of 2.5 under a limit of 3.3, and episodes that cost 93 where 20 are allowed. Fine-tuning online is what meets the limit.
+What acts may still be greedier than what is evaluated: IDQL weighs the data by its expectile, and acts by the best of
+many candidates; see each method.
 
 Without a SafetyConfig every function here is the identity, the State's field is empty, and so may the networks be.
 Shapes: B batch, E critics, O observation, A action.
@@ -18,15 +21,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from safejax.algorithms import in_sample
+from safejax.algorithms import critics, in_sample
 from safejax.constraints import cost_value_limit
+from safejax.gradients import adam, polyak
 from safejax.losses.policy import lagrangian
-from safejax.losses.value import expectile_loss
+from safejax.losses.value import expectile_loss, squared_error, td_target
 from safejax.multipliers import MultiplierConfig, MultiplierState, adapt_multiplier, make_multiplier
 from safejax.networks import Critic, Value, ensemble
 from safejax.types import (
@@ -39,6 +43,7 @@ from safejax.types import (
     Params,
     TrainState,
     Transition,
+    check_choice,
     check_range,
 )
 
@@ -49,8 +54,9 @@ class SafetyConfig:
 
     cost_limit: float = 20.0  # cost units per episode
     episode_length: int = 200  # environment steps, for the limit in discounted units
-    discount_factor: float = 0.99
-    expectile: float = 0.3  # below 1/2: the lower side
+    discount_factor: float = 0.97  # of costs alone; nearer to 1 Vc lags behind the policy and the multiplier overshoots
+    evaluation: str = "policy"  # or "expectile": whose cost Qc is
+    expectile: float = 0.3  # of the second; below 1/2: the lower side
     target_update_rate: float = 0.005
     learning_rate: float = 3e-4
     multiplier: MultiplierConfig = MultiplierConfig(learning_rate=1e-3)  # one tick an update
@@ -82,6 +88,7 @@ def check(config: SafetyConfig | None) -> None:
     """Refuse numbers out of range."""
     if config is None:
         return
+    check_choice("safety.evaluation", config.evaluation, ("policy", "expectile"))
     check_range("safety.cost_limit", config.cost_limit, 0.0)
     check_range("safety.episode_length", config.episode_length, 1)
     check_range("safety.discount_factor", config.discount_factor, 0.0, 1.0)
@@ -98,6 +105,11 @@ def init(key: Key, example: Transition, *, config: SafetyConfig | None, networks
     return SafetyState(*values, multiplier=make_multiplier(config.multiplier).init())
 
 
+def of_policy(config: SafetyConfig | None) -> SafetyConfig | None:
+    """`config` with the cost critic being the policy's own, as in value pre-alignment and online."""
+    return config and replace(config, evaluation="policy")
+
+
 def weigh(
     state: Any,
     batch: Transition,
@@ -109,7 +121,10 @@ def weigh(
 ) -> tuple[Any, Array, Metrics]:
     """The weights of `batch` [B] in a weighted policy, from the penalised advantage; one step of the safe half.
 
-    The policy's cost value is estimated in-sample, sum(w Qc) / sum(w), before the multiplier moves.
+    Weights, and the cost value that moves the multiplier, are of the state before this step. A weighted regression
+    makes Vc(s) the mean of Qc under pi(a|s) ~ mu(a|s) w(s, a), whatever the weights sum to in each state. The policy's
+    cost value is mean Vc + sum w (Qc - Vc) / sum w: the second part vanishes once Vc is that mean, and answers at once
+    where weights have changed.
 
     Args:
       state: SafetyState, or ().
@@ -122,30 +137,61 @@ def weigh(
     """
     if config is None:
         return state, weight(advantage), {}
-    state, cost_advantage, cost_q, metrics = _update_values(state, batch, config, networks)
-    penalized = lagrangian(advantage, cost_advantage, state.multiplier.value, rescale=True)
-    weights = weight(penalized)
-    cost_value = jnp.sum(weights * cost_q) / jnp.maximum(jnp.sum(weights), 1e-8)
-    state, tick_metrics = tick(state, cost_value, config=config)
+    cost_value = networks.value.apply(state.value.params, batch.observation)
+    cost_advantage = cost_values(state, batch.observation, batch.action, networks=networks) - cost_value
+    weights = weight(lagrangian(advantage, cost_advantage, state.multiplier.value, rescale=True))
+    share = weights / jnp.maximum(jnp.sum(weights), 1e-8)
+    policy_value = jnp.mean(cost_value) + jnp.sum(share * cost_advantage)
+    value_loss = _expectile_loss(config)
+    if config.evaluation == "policy":
+        value_loss = lambda value, q: len(share) * share * squared_error(value, q)  # noqa: E731
+    state, metrics = _regress(state, batch, value_loss, config=config, networks=networks)
+    state, tick_metrics = tick(state, policy_value, config=config)
     return state, weights, metrics | tick_metrics
 
 
 def update(
     state: Any,
     batch: Transition,
+    next_action: Array,
+    share: Array | None = None,
     *,
-    value_action: Array | None = None,
     config: SafetyConfig | None,
     networks: Any,
 ) -> tuple[Any, Metrics]:
-    """One step of the cost values alone, for methods that estimate their policy's cost otherwise; see `tick`.
+    """One step of the cost critic, for methods that draw their policy's actions; they `tick` by themselves.
 
-    `value_action` [B, A]: as in `in_sample.update`.
+    Evaluating the policy is a TD step towards its next actions, and Vc rests; else both learn in-sample.
+
+    Args:
+      state: SafetyState, or ().
+      batch: [B].
+      next_action: of the policy, [B, A] or [K, B, A].
+      share: [K, B], sums to one over K: how likely each of K candidates is. None for one action.
     """
     if config is None:
         return state, {}
-    state, _, _, metrics = _update_values(state, batch, config, networks, value_action)
-    return state, metrics
+    if config.evaluation == "expectile":
+        return _regress(state, batch, _expectile_loss(config), config=config, networks=networks)
+    next_value = cost_values(state, batch.next_observation, next_action, networks=networks)
+    if share is not None:
+        next_value = jnp.sum(share * next_value, axis=0)
+    target = td_target(batch.cost, batch.discount, next_value, config.discount_factor)
+    optimizer = adam(config.learning_rate)
+    critic, metrics = critics.fit(state.critic, batch, target, optimizer, network=networks.critic, name="cost_critic")
+    target_critic = polyak(state.target_critic, critic.params, config.target_update_rate)
+    return state._replace(critic=critic, target_critic=target_critic), metrics
+
+
+def update_values(
+    state: Any, batch: Transition, action: Array, *, config: SafetyConfig | None, networks: Any
+) -> tuple[Any, Metrics]:
+    """One step of cost critic and cost value, for methods that keep V beside drawn actions [B, A] at `batch` [B]."""
+    if config is None:
+        return state, {}
+    if config.evaluation == "expectile":
+        return _regress(state, batch, _expectile_loss(config), config=config, networks=networks)
+    return _regress(state, batch, squared_error, value_action=action, config=config, networks=networks)
 
 
 def penalize(
@@ -169,7 +215,7 @@ def penalize(
 
 def cost_values(state: SafetyState, observation: ArrayTree, action: Array, *, networks: Any) -> Array:
     """Cost values [B] or [K, B] of actions [..., A] under the target critic, the maximum of the ensemble."""
-    return in_sample.candidate_values(networks.critic, state.target_critic, observation, action, reduce=jnp.max)
+    return critics.candidate_values(networks.critic, state.target_critic, observation, action, reduce=jnp.max)
 
 
 def tick(state: Any, cost_value: Array, *, config: SafetyConfig | None) -> tuple[Any, Metrics]:
@@ -182,29 +228,22 @@ def tick(state: Any, cost_value: Array, *, config: SafetyConfig | None) -> tuple
     return state._replace(multiplier=multiplier), metrics
 
 
-def _update_values(
-    state: SafetyState,
-    batch: Transition,
-    config: SafetyConfig,
-    networks: Any,
-    value_action: Array | None = None,
-) -> tuple[SafetyState, Array, Array, Metrics]:
-    loss = functools.partial(expectile_loss, expectile=config.expectile)
-    return in_sample.update(
-        state,
-        batch,
-        batch.cost,
-        loss,
-        value_action=value_action,
-        reduce=jnp.max,
-        name="cost_",
-        config=config,
-        networks=networks,
-    )
-
-
 def adapt(state: Any, episodes: EpisodeStats, *, config: SafetyConfig | None) -> Any:
     """Online, where episodes finish: move the multiplier by their cost and not by an estimate."""
     if config is None:
         return state
     return state._replace(multiplier=adapt_multiplier(config.multiplier, state.multiplier, episodes, config.cost_limit))
+
+
+def _expectile_loss(config: SafetyConfig) -> Callable[[Array, Array], Array]:
+    return functools.partial(expectile_loss, expectile=config.expectile)
+
+
+def _regress(
+    state: SafetyState, batch: Transition, value_loss: Callable[[Array, Array], Array], **options: Any
+) -> tuple[SafetyState, Metrics]:
+    """One step of Vc on Qc of the data's actions, or of `value_action`, and of Qc towards Vc."""
+    state, _, _, metrics = in_sample.update(
+        state, batch, batch.cost, value_loss, reduce=jnp.max, name="cost_", **options
+    )
+    return state, metrics

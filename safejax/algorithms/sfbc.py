@@ -33,12 +33,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import diffusion_bc, in_sample, safety
+from safejax.algorithms import critics, diffusion_bc, safety
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.diffusion import DiffusionConfig
-from safejax.gradients import adam, copy, gradient_step, polyak, train_state
+from safejax.gradients import adam, copy, polyak, train_state
 from safejax.losses.policy import lagrangian
-from safejax.losses.value import squared_error
 from safejax.networks import Critic, ensemble
 from safejax.types import (
     Algorithm,
@@ -157,31 +156,28 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         _, q_here = _propose(state, rows.observation, released_key, config=config, networks=networks)
         returns = jnp.maximum(returns, soft_value(q_here, sharpness).reshape(returns.shape))
 
-    def critic_loss(params: Params) -> tuple[Array, Metrics]:
-        prediction = networks.critic.apply(params, batch.observation, batch.action)
-        loss = jnp.sum(jnp.mean(squared_error(prediction, returns), axis=(-2, -1)))
-        return loss, {"critic/loss": loss, "critic/mean": jnp.mean(prediction)}
-
-    critic, critic_metrics = gradient_step(critic_loss, state.critic, adam(config.learning_rate))
+    optimizer = adam(config.learning_rate)
+    critic, critic_metrics = critics.fit(state.critic, batch, returns, optimizer, network=networks.critic)
     target_critic = polyak(state.target_critic, critic.params, config.target_update_rate)
     # the mean over all updates at first, then an average as slow as the target critic
     scale_rate = jnp.maximum(config.target_update_rate, 1.0 / (state.step + 1.0))
     scale = polyak(state.return_scale, jnp.std(returns), scale_rate)
     metrics = {"value/mean": jnp.mean(next_value), "plan/return": jnp.mean(returns), "plan/scale": scale}
 
-    safe, safety_metrics = safety.update(state.safety, rows, config=config.safety, networks=networks.safety)
+    safe = state.safety
     if config.safety is not None:
         cost_q = safety.cost_values(safe, reached, actions, networks=networks.safety)
         score = lagrangian(q, cost_q, safe.multiplier.value, rescale=True)
-        weight = jax.nn.softmax(sharpness * score, axis=0)
-        cost_value = jnp.mean(jnp.sum(weight * cost_q, axis=0))
+        share = jax.nn.softmax(sharpness * score, axis=0)
+        safe, safety_metrics = safety.update(safe, rows, actions, share, config=config.safety, networks=networks.safety)
+        cost_value = jnp.mean(jnp.sum(share * cost_q, axis=0))
         safe, tick_metrics = safety.tick(safe, cost_value, config=config.safety)
-        metrics |= tick_metrics
+        metrics |= safety_metrics | tick_metrics
 
     state = state._replace(
         step=state.step + 1, critic=critic, target_critic=target_critic, return_scale=scale, safety=safe
     )
-    return state, actor_metrics | critic_metrics | safety_metrics | metrics
+    return state, actor_metrics | critic_metrics | metrics
 
 
 def soft_value(q: Array, inverse_temperature: float | Array) -> Array:
@@ -251,7 +247,7 @@ def act(
     actions = diffusion_bc.propose(
         state.ema_actor, observation, propose_key, count, explore=explore, config=config, networks=networks
     )
-    score = in_sample.candidate_values(networks.critic, state.critic.params, observation, actions)
+    score = critics.candidate_values(networks.critic, state.critic.params, observation, actions)
     if state.safety:
         cost_q = safety.cost_values(state.safety, observation, actions, networks=networks.safety)
         score = lagrangian(score, cost_q, state.safety.multiplier.value, rescale=True)
@@ -270,7 +266,7 @@ def _propose(
     actions = diffusion_bc.propose(
         state.ema_actor, observation, key, config.candidate_count, explore=True, config=config, networks=networks
     )
-    return actions, in_sample.candidate_values(networks.critic, state.target_critic, observation, actions)
+    return actions, critics.candidate_values(networks.critic, state.target_critic, observation, actions)
 
 
 def _sharpness(inverse_temperature: float | Array, state: State) -> Array:

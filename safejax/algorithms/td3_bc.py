@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.algorithms import iql, safety
+from safejax.algorithms import critics, iql, safety
 from safejax.algorithms.bc import act
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state, where_due
@@ -109,15 +109,13 @@ def init(key: Key, example: Transition, *, config: Config, networks: Networks) -
 
 def update(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> tuple[State, Metrics]:
     """One critic step on `batch` [B]; every `policy_frequency`-th one also moves actor, targets and multiplier."""
-    target = critic_target(state, batch, key, config=config, networks=networks)
-
-    def critic_loss(params: Params) -> tuple[Array, Metrics]:
-        q = networks.critic.apply(params, batch.observation, batch.action)
-        loss = jnp.sum(jnp.mean(squared_error(q, target), axis=-1))
-        return loss, {"critic/loss": loss, "critic/mean": jnp.mean(q)}
-
-    critic, critic_metrics = gradient_step(critic_loss, state.critic, adam(config.learning_rate))
-    safe, safety_metrics = safety.update(state.safety, batch, config=config.safety, networks=networks.safety)
+    next_action = draw_next_action(state, batch, key, config=config, networks=networks)
+    target = critic_target(state, batch, next_action, config=config, networks=networks)
+    optimizer = adam(config.learning_rate)
+    critic, critic_metrics = critics.fit(state.critic, batch, target, optimizer, network=networks.critic)
+    safe, safety_metrics = safety.update(
+        state.safety, batch, next_action, config=config.safety, networks=networks.safety
+    )
     state = state._replace(step=state.step + 1, critic=critic, safety=safe)
 
     def improve(state: State) -> State:
@@ -142,13 +140,17 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     return state, metrics
 
 
-def critic_target(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> Array:
-    """y = r + gamma d min_E Q_target(s', a') [B], with a' the target actor's action plus clipped noise, clipped."""
+def draw_next_action(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> Array:
+    """a' [B, A]: the target actor's action plus clipped noise, clipped."""
     action = networks.actor.apply(state.target_actor, batch.next_observation).mode()
     noise = config.target_noise * jax.random.normal(key, action.shape)
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
-    action = jnp.clip(action + noise, -1.0, 1.0)
-    next_q = jnp.min(networks.critic.apply(state.target_critic, batch.next_observation, action), axis=0)
+    return jnp.clip(action + noise, -1.0, 1.0)
+
+
+def critic_target(state: State, batch: Transition, next_action: Array, *, config: Config, networks: Networks) -> Array:
+    """y = r + gamma d min_E Q_target(s', a') [B]."""
+    next_q = jnp.min(networks.critic.apply(state.target_critic, batch.next_observation, next_action), axis=0)
     return td_target(config.reward_scale * batch.reward, batch.discount, next_q, config.discount_factor)
 
 

@@ -37,6 +37,15 @@ class Table:
 
 
 @dataclass(frozen=True)
+class ActionTable(Table):
+    """`Table` whose action [..., 1] holds the index of an action as a float."""
+
+    def apply(self, params: Any, observation: Any, action: Any) -> Any:
+        index = jnp.round(action[..., 0]).astype(jnp.int32)
+        return super().apply(params, observation, index)
+
+
+@dataclass(frozen=True)
 class StateTable:
     """Values [S]: observation [..., S] -> [...]."""
 

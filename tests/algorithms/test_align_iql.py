@@ -354,7 +354,8 @@ def test_the_multiplier_of_the_cost_follows_the_weighted_cost_value(form, cost, 
     batch = rows(DATA, costs=(cost,) * 3)
     method = align_iql.make(align_iql.Config(diffusion=ONE_STEP, safety=SAFETY, **FORMS[form]), networks_of())
     state = random_state(method, first_of(batch), 6)
-    state = state._replace(safety=state.safety._replace(target_critic=jnp.full((1, 3), cost)))
+    cost_value = state.safety.value._replace(params=jnp.array([cost]))
+    state = state._replace(safety=state.safety._replace(target_critic=jnp.full((1, 3), cost), value=cost_value))
     after, metrics = jax.jit(method.update)(state, batch, jax.random.key(1))
     np.testing.assert_allclose(metrics["cost_value/policy"], cost, rtol=1e-5)
     assert (float(after.safety.multiplier.value) > 0.0) == rises

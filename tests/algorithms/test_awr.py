@@ -158,20 +158,22 @@ def test_the_safe_form_with_a_multiplier_of_zero_is_the_plain_method():
 
 @pytest.mark.parametrize("standardize", [False, True])
 def test_the_safe_form_weighs_the_penalised_advantage(standardize):
-    """(A - lambda Ac) / (1 + lambda), then its scores; Ac = Qc_target - the new Vc. The cost value is the mean by w."""
+    """(A - lambda Ac) / (1 + lambda), then its scores; Ac = Qc_target - Vc. The cost value is mean Vc and Ac by w."""
     batch = windows()
     method = algorithm(discount_factor=0.9, standardize=standardize, safety=SafetyConfig())
     state = start(method, batch, multiplier=1.5)
-    after, metrics = method.update(state, batch, None)
+    _, metrics = method.update(state, batch, None)
     value = np.array([0.5, -1.0, 2.0])
     cost_q = np.asarray(state.safety.target_critic)[0][STATES, ACTIONS]
-    cost_advantage = cost_q - np.asarray(after.safety.value.params)[STATES]
+    cost_value = np.asarray(state.safety.value.params)[STATES]
+    cost_advantage = cost_q - cost_value
     penalised = (returns_by_hand(value, 0.95) - value[STATES] - 1.5 * cost_advantage) / 2.5
     if standardize:
         penalised = (penalised - penalised.mean()) / (penalised.std() + 1e-5)
     weight = np.minimum(np.exp(penalised), 20.0)
     np.testing.assert_allclose(metrics["actor/loss"], -np.mean(weight * log_probs(state)), rtol=1e-5)
-    np.testing.assert_allclose(metrics["cost_value/policy"], np.sum(weight * cost_q) / weight.sum(), rtol=1e-5)
+    expected = cost_value.mean() + np.sum(weight * cost_advantage) / weight.sum()
+    np.testing.assert_allclose(metrics["cost_value/policy"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("cost_limit", "rises"), [(0.5, True), (50.0, False)])

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_networks import StateTable, Table, one_hot
+from exact_networks import ActionTable, StateTable, one_hot
 from test_diffusion_ql import KEY, ONE_STEP, Line, PointDenoiser, StepDenoiser, networks, rows, start
 
 from safejax import checkpoint
@@ -57,15 +57,6 @@ class PlannedDenoiser:
     def apply(self, params: Any, observation: Any, noisy: Any, index: Any, key: Any = None) -> Any:
         point = PointDenoiser(self.action_size, self.step_count)
         return point.apply(observation[..., -1:] + 0.0 * params, observation, noisy, index)
-
-
-@dataclass(frozen=True)
-class ActionTable(Table):
-    """`Table` whose action [..., 1] holds the index of an action as a float."""
-
-    def apply(self, params: Any, observation: Any, action: Any) -> Any:
-        index = jnp.round(action[..., 0]).astype(jnp.int32)
-        return super().apply(params, observation, index)
 
 
 # The constraint.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from exact_networks import StateTable, Table, one_hot
 
-from safejax.algorithms import in_sample
+from safejax.algorithms import critics, in_sample
 from safejax.envs import probes
 from safejax.losses.value import expectile_loss
 from safejax.types import Transition
@@ -222,10 +222,10 @@ def test_values_of_candidates(reduce):
     observation = jnp.array([[10.0], [20.0]])
     candidates = jnp.array([[[1.0], [-1.0]], [[0.0], [0.5]], [[-0.5], [-0.25]]])
     params = jnp.array([1.0, 2.0])
-    found = in_sample.candidate_values(Sum(), params, observation, candidates, reduce=getattr(jnp, reduce))
+    found = critics.candidate_values(Sum(), params, observation, candidates, reduce=getattr(jnp, reduce))
     each = np.asarray(candidates)[..., 0] * np.array([1.0, 2.0])[:, None, None] + np.array([10.0, 20.0])
     np.testing.assert_allclose(found, getattr(each, reduce)(axis=0), rtol=1e-6)
-    alone = in_sample.candidate_values(Sum(), params, observation, candidates[2], reduce=getattr(jnp, reduce))
+    alone = critics.candidate_values(Sum(), params, observation, candidates[2], reduce=getattr(jnp, reduce))
     np.testing.assert_allclose(alone, found[2], rtol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import chex
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_networks import LogitTable, StateTable, Table, one_hot, random_state
+from exact_networks import ActionTable, LogitTable, StateTable, Table, one_hot, random_state
 
 from safejax.algorithms import iql, safety
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
@@ -89,10 +90,9 @@ def test_the_cost_value_of_a_bandit_is_the_lower_expectile(expectile, value):
     networks = SafetyNetworks(Table(1, 1, 3), StateTable(1))
 
     def train(state, rate):
-        config = SafetyConfig(expectile=expectile, learning_rate=rate, target_update_rate=0.5)
-        return jax.lax.scan(
-            lambda state, _: (safety.update(state, batch, config=config, networks=networks)[0], None), state, None, 1500
-        )[0]
+        config = SafetyConfig(evaluation="expectile", expectile=expectile, learning_rate=rate, target_update_rate=0.5)
+        step = functools.partial(safety.update, config=config, networks=networks)
+        return jax.lax.scan(lambda state, _: (step(state, batch, 2 - batch.action)[0], None), state, None, 1500)[0]
 
     state = safety.init(KEY, first_of(batch), config=SafetyConfig(), networks=networks)
     for rate in (3e-2, 1e-3, 1e-4):
@@ -102,10 +102,12 @@ def test_the_cost_value_of_a_bandit_is_the_lower_expectile(expectile, value):
     assert float(state.multiplier.value) == 0.0  # only `tick`, `weigh` and `adapt` move it
 
 
+@pytest.mark.parametrize("evaluation", ["policy", "expectile"])
 @pytest.mark.parametrize(("cost_limit", "direction"), [(0.5, 1.0), (2.2, -1.0)])
-def test_weights_and_cost_estimate_by_hand(cost_limit, direction):
-    """The old target critic and the new value give the advantage; the old multiplier weighs, then it moves."""
+def test_weights_and_cost_estimate_by_hand(cost_limit, direction, evaluation):
+    """Target critic, value and multiplier before the step weigh; then all three move."""
     config = SafetyConfig(
+        evaluation=evaluation,
         cost_limit=cost_limit,
         episode_length=3,
         discount_factor=0.9,
@@ -125,10 +127,10 @@ def test_weights_and_cost_estimate_by_hand(cost_limit, direction):
 
     cost_q = np.array([0.5, 3.0, 1.5])  # of the rows' actions
     value = np.asarray(after.value.params)
-    penalized = (np.asarray(advantage) - 0.5 * (cost_q - value[[0, 0, 1]])) / 1.5
+    penalized = (np.asarray(advantage) - 0.5 * (cost_q - 1.0)) / 1.5
     expected = np.exp(2.0 * penalized)
     np.testing.assert_allclose(weight, expected, rtol=1e-5)
-    estimate = np.sum(expected * cost_q) / np.sum(expected)
+    estimate = np.sum(expected * cost_q) / np.sum(expected)  # Vc is 1 in both states
     np.testing.assert_allclose(metrics["cost_value/policy"], estimate, rtol=1e-5)
     limit = cost_limit * (1.0 + 0.9 + 0.81) / 3.0
     np.testing.assert_allclose(metrics["cost_value/limit"], limit, rtol=1e-5)
@@ -140,8 +142,81 @@ def test_weights_and_cost_estimate_by_hand(cost_limit, direction):
     backup = np.array([0.0, 3.0, 1.0]) + 0.9 * np.array([1, 1, 0]) * value[[1, 0, 0]]
     predicted = np.asarray(state.critic.params)[0, [0, 0, 1], [0, 1, 1]]
     np.testing.assert_allclose(metrics["cost_critic/loss"], np.mean((predicted - backup) ** 2), rtol=1e-5)
-    lower = np.where(cost_q - 1.0 < 0, 0.8, 0.2)
-    np.testing.assert_allclose(metrics["cost_value/loss"], np.mean(lower * (cost_q - 1.0) ** 2), rtol=1e-5)
+    share = expected / expected.mean() if evaluation == "policy" else np.where(cost_q - 1.0 < 0, 0.8, 0.2)
+    np.testing.assert_allclose(metrics["cost_value/loss"], np.mean(share * (cost_q - 1.0) ** 2), rtol=1e-5)
+
+
+# Two states; action 0 stays at a cost of (1, 2), action 1 goes to the other state for nothing; every pair in the data.
+CHAIN_COSTS, CHAIN_NEXT, CHAIN_DISCOUNT = np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([[0, 1], [1, 0]]), 0.9
+CHAIN_ROWS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 0], [1, 1], [1, 1], [1, 1]])  # (s, a)
+
+
+def chain_batch():
+    state, action = CHAIN_ROWS.T
+    zeros, ones = np.zeros(len(state)), np.ones(len(state))
+    return rows(state, action, zeros, CHAIN_COSTS[state, action], ones, CHAIN_NEXT[state, action], 2)
+
+
+def chain_values(policy):
+    """Qc [S, A] and Vc [S] of a policy [S, A], by the linear equations."""
+    moves = np.einsum("sa,sat->st", policy, np.eye(2)[CHAIN_NEXT])
+    value = np.linalg.solve(np.eye(2) - CHAIN_DISCOUNT * moves, np.sum(policy * CHAIN_COSTS, axis=1))
+    return CHAIN_COSTS + CHAIN_DISCOUNT * value[CHAIN_NEXT], value
+
+
+def settle(step, batch):
+    """A SafetyState of the chain after learning at falling rates by `step`: (config, state) -> (state, metrics)."""
+    state, metrics = made(SafetyConfig()), {}
+    for rate in (3e-2, 1e-3, 1e-4):
+        config = SafetyConfig(
+            discount_factor=CHAIN_DISCOUNT,
+            learning_rate=rate,
+            target_update_rate=0.1,
+            multiplier=MultiplierConfig(learning_rate=0.0),
+        )
+        learn = jax.jit(lambda state, config=config: jax.lax.scan(lambda s, _: step(config, s), state, None, 3000))
+        state, metrics = learn(state)
+    return state, metrics
+
+
+def test_weighted_values_are_those_of_the_weighted_policy():
+    """pi(a|s) ~ mu(a|s) w(s, a) with weights that add up to 2.75 in one state and to 33.25 in the other."""
+    batch, weights = chain_batch(), np.array([[0.25, 10.25], [10.0, 31.0]])
+    state_of, action_of = CHAIN_ROWS.T
+    of_row = jnp.asarray(weights[state_of, action_of])
+
+    def step(config, state):
+        state, _, metrics = safety.weigh(state, batch, jnp.log(of_row), jnp.exp, config=config, networks=COSTLY)
+        return state, metrics["cost_value/policy"]
+
+    state, estimates = settle(step, batch)
+    policy = weights * np.array([[3, 1], [1, 3]])
+    cost_q, value = chain_values(policy / policy.sum(1, keepdims=True))
+    np.testing.assert_allclose(state.value.params, value, rtol=2e-3)
+    np.testing.assert_allclose(state.critic.params[0], cost_q, rtol=2e-3)
+    np.testing.assert_allclose(estimates[-1], value[state_of].mean(), rtol=2e-3)
+
+
+def test_values_of_drawn_actions_are_those_of_the_policy_that_draws_them():
+    """Both actions as candidates with their shares, whatever the data do; Vc rests."""
+    batch, policy = chain_batch(), np.array([[0.2, 0.8], [0.9, 0.1]])
+    batch = batch._replace(action=batch.action[:, None])
+    networks = SafetyNetworks(ActionTable(1, 2, 2), StateTable(2))
+    candidates = jnp.tile(jnp.array([0, 1], jnp.int32)[:, None, None], (1, len(CHAIN_ROWS), 1))
+    shares = jnp.asarray(policy[CHAIN_NEXT[tuple(CHAIN_ROWS.T)]].T)
+
+    def step(config, state):
+        return safety.update(state, batch, candidates, shares, config=config, networks=networks)
+
+    state, _ = settle(step, batch)
+    np.testing.assert_allclose(state.critic.params[0], chain_values(policy)[0], rtol=2e-3)
+    np.testing.assert_array_equal(state.value.params, made(SafetyConfig()).value.params)
+
+    def one(config, state):
+        return safety.update_values(state, batch, 1 - batch.action, config=config, networks=networks)
+
+    state, _ = settle(one, batch)
+    np.testing.assert_allclose(state.value.params, chain_values(np.array([[0.25, 0.75], [0.75, 0.25]]))[1], rtol=2e-3)
 
 
 def test_penalized_values_by_hand():
@@ -226,6 +301,39 @@ def test_a_safe_policy_keeps_to_the_limit_and_is_greedy_where_that_is_slack():
     assert costly[0] < 0.07
 
 
+@pytest.mark.parametrize(("evaluation", "costly", "estimate"), [("policy", 0.3, 3.0), ("expectile", 0.9526, 1.8526)])
+def test_the_policys_own_cost_meets_a_limit_that_the_lower_expectile_overlooks(evaluation, costly, estimate):
+    """The bandit for ever, at .9: a policy that takes the costly action with probability p costs 10 p; the limit is 3.
+
+    The expectile .1 of Qc is .1 above its least: Vc = .9 Vc + .1 = 1, so the plain policy, p = sigmoid(3), seems to
+    cost .9 + p, the multiplier rests at 0, and the policy costs 9.5.
+    """
+    endless = BANDIT._replace(discount=jnp.ones(2))
+
+    def learn(state, rate):
+        config = SafetyConfig(
+            evaluation=evaluation,
+            cost_limit=3.0,
+            episode_length=1,
+            discount_factor=0.9,
+            expectile=0.1,
+            learning_rate=rate,
+            target_update_rate=0.5,
+            multiplier=MultiplierConfig(learning_rate=3.0 * rate, adam=False),
+        )
+        method = iql_method(config, 1, 2, discount_factor=0.9, learning_rate=rate, target_update_rate=0.5)
+        if state is None:
+            state = random_state(method, first_of(endless), 0)
+        return jax.lax.scan(lambda state, _: method.update(state, endless, KEY), state, None, 4000)
+
+    state, metrics = None, {}
+    for rate in (3e-2, 3e-3, 1e-3):
+        state, metrics = learn(state, rate)
+    np.testing.assert_allclose(jax.nn.softmax(state.actor.params[0])[1], costly, atol=5e-3)
+    np.testing.assert_allclose(metrics["cost_value/policy"][-1], estimate, atol=3e-2)
+    assert (float(state.safety.multiplier.value) == 0.0) == (evaluation == "expectile")
+
+
 def test_finished_episodes_move_the_multiplier():
     """By their mean cost, 7 here, against the limit in episode units, without discounts; none finished, none moves."""
     config = SafetyConfig(cost_limit=5.0, multiplier=MultiplierConfig(initial=1.0, learning_rate=0.1, adam=False))
@@ -255,7 +363,9 @@ def test_a_tick_compares_discounted_units():
 
 def test_without_a_config_nothing_happens():
     assert safety.init(KEY, first_of(BATCH), config=None, networks=()) == ()
-    assert safety.update((), BATCH, config=None, networks=()) == ((), {})
+    for update in (safety.update, safety.update_values):
+        assert update((), BATCH, BATCH.action, config=None, networks=()) == ((), {})
+    assert safety.of_policy(None) is None
     assert safety.tick((), jnp.float32(9.0), config=None) == ((), {})
     assert safety.adapt((), episodes([9.0], [True]), config=None) == ()
     state, weight, metrics = safety.weigh((), BATCH, jnp.array([1.0, 2.0, 3.0]), jnp.square, config=None, networks=())

@@ -88,9 +88,11 @@ def test_the_noise_on_target_actions_is_clipped_and_so_are_the_actions():
     state = start(method)
     signs = set()
     for seed in range(8):
-        target = td3_bc.critic_target(state, BATCH, jax.random.key(seed), config=config, networks=networks)
+        drawn = td3_bc.draw_next_action(state, BATCH, jax.random.key(seed), config=config, networks=networks)
         sign = np.sign(jax.random.normal(jax.random.key(seed), (3, 1)))[:, 0]
         action = np.clip(MEANS[[1, 0, 0]] + 0.5 * sign, -1.0, 1.0)
+        np.testing.assert_allclose(drawn[:, 0], action, rtol=1e-5)
+        target = td3_bc.critic_target(state, BATCH, drawn, config=config, networks=networks)
         np.testing.assert_allclose(target, target_by_hand(action), rtol=1e-5)
         signs |= set(sign)
     assert signs == {-1.0, 1.0}
@@ -101,9 +103,8 @@ def test_noise_below_its_clip_has_the_deviation_given():
     config, networks = method.update.keywords["config"], method.update.keywords["networks"]
     count = 20_000
     batch = transitions(*(np.zeros(count, int),) * 3, np.ones(count), np.zeros(count, int))
-    line = {"base": jnp.zeros((2, 2)), "slope": jnp.ones(2)}
-    state = start(method)._replace(target_actor=actor_params([0.2, 0.0]), target_critic=line)
-    action = td3_bc.critic_target(state, batch, KEY, config=config, networks=networks)
+    state = start(method)._replace(target_actor=actor_params([0.2, 0.0]))
+    action = td3_bc.draw_next_action(state, batch, KEY, config=config, networks=networks)
     assert abs(float(jnp.mean(action)) - 0.2) < 5.0 * 0.1 / np.sqrt(count)
     assert abs(float(jnp.std(action)) - 0.1) < 5.0 * 0.1 / np.sqrt(2.0 * count)
 
