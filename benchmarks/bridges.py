@@ -85,6 +85,11 @@ class Offline:
         return getattr(self.config, "safety", None) is not None
 
     @property
+    def is_diffusion(self) -> bool:
+        """Whether its policy is sampled from noise, which the papers draw afresh when they evaluate."""
+        return self.form.frozen in ("residual", "mlp")
+
+    @property
     def fits_likelihood(self) -> bool:
         """Whether it fits a tanh-squashed Gaussian to the data's actions."""
         return self.form.frozen == "squashed" and self.form.module != "cpq"

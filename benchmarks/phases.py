@@ -164,9 +164,10 @@ def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Datas
 
 def pretrain(job: Job, dataset: Dataset) -> Any:
     """Offline pre-training of every seed: the State restored from its Orbax checkpoint [S]."""
-    source, budget = job.source, job.budget
+    source, updates = job.source, job.budget.offline_updates
+    played = "sampled" if source.is_diffusion else "deterministic"
     state, initial = _train_offline(
-        job, "offline", source.algorithm, _OFFLINE, dataset, budget.offline_updates, OFFLINE_CHUNKS, evaluated=True
+        job, "offline", source.algorithm, _OFFLINE, dataset, updates, OFFLINE_CHUNKS, played=played
     )
     folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, source.config))
     return checkpoint.restore(folder, jax.eval_shape(initial), config=source.config)
@@ -187,7 +188,7 @@ def extract(job: Job, pretrained: Any, dataset: Dataset) -> Any:
         dataset,
         updates,
         EXTRACTION_CHUNKS,
-        evaluated=True,
+        played="deterministic",
         start=lambda state: checkpoint.warm_start(state, pretrained, fields),
     )[0]
 
@@ -230,10 +231,13 @@ def _train_offline(
     updates: int,
     chunk_count: int,
     *,
-    evaluated: bool = False,
+    played: str | None = None,
     start: Any = lambda state: state,
 ) -> tuple[Any, Any]:
-    """One stage of updates from the data set, the same for every seed; the last State [S] and what makes the first."""
+    """One stage of updates from the data set, the same for every seed; the last State [S] and what makes the first.
+
+    `played` is how every chunk's policy acts in its evaluation, "deterministic" or "sampled"; None: it is not played.
+    """
     keys = job.keys(tag)
     step_count = max(1, updates // chunk_count)
     batch_size = job.budget.batch_size // (algorithm.batch.length if algorithm.batch.kind == "sequence" else 1)
@@ -249,7 +253,9 @@ def _train_offline(
     def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
         state, metrics = train(state, keys, dataset)
         record = {"updates": (index + 1) * step_count, **_mean_record(metrics)}
-        return state, record | (evaluation_record(job, algorithm, state) if evaluated else {})
+        if played:
+            record |= evaluation_record(job, algorithm, state, explore=played == "sampled")
+        return state, record
 
     return job.run.stage(name, initial, advance, chunk_count, check=job.env.check), initial
 
@@ -302,13 +308,13 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
     return job.run.stage(name, initial, advance, chunk_count, check=env.check).learner
 
 
-def evaluation_record(job: Job, algorithm: Algorithm, state: Any) -> dict[str, np.ndarray]:
-    """Return and cost [S] of the deterministic policy: means over the budget's evaluation episodes."""
+def evaluation_record(job: Job, algorithm: Algorithm, state: Any, *, explore: bool = False) -> dict[str, np.ndarray]:
+    """Return and cost [S] of the policy, deterministic unless `explore`: means over the budget's episodes."""
     act = algorithm.act
     if isinstance(act, functools.partial) and act.func is bc.act:  # the actor alone acts: rows share one program
         algorithm = _actor_alone(act.keywords["networks"].actor)
         state = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
-    returns, costs = _evaluator(job, algorithm)(state, job.keys(_EVALUATION))
+    returns, costs = _evaluator(job, algorithm, explore)(state, job.keys(_EVALUATION))
     return {"return": np.asarray(returns), "cost": np.asarray(costs)}
 
 
@@ -318,12 +324,12 @@ def _actor_alone(actor: Any) -> Algorithm:
 
 
 @functools.cache
-def _evaluator(job: Job, algorithm: Algorithm) -> Any:
+def _evaluator(job: Job, algorithm: Algorithm, explore: bool) -> Any:
     """Compiled once for each algorithm."""
     env, budget = job.env, job.budget
 
     def play(state: Any, key: Array) -> tuple[Array, Array]:
-        episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes)
+        episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes, explore=explore)
         return jnp.mean(episodes.episode_return), jnp.mean(episodes.episode_cost)
 
     return jax.jit(jax.vmap(play))

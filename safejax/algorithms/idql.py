@@ -7,7 +7,9 @@ takes the one of the highest value, or, exploring with `selection="weighted"`, d
 Differences from the released code (philippe-eecs/IDQL@7582571): its quantile weights divide by the signed advantage,
 its exponential weights lack the exponential; the launcher does not run. Ours: without `explore` the N candidates come
 from fixed noise (`diffusion_bc.propose`); one batch serves actor and critic, as in its newer code. The safe form
-(`Config.safety`) is ours, see `safety.py`. Shapes: B batch, K = N candidates, E critics, O observation, A action.
+(`Config.safety`) is ours, see `safety.py`; it explores by weight, for that is the policy whose cost is held to the
+limit, and the best of many candidates is another. Shapes: B batch, K = N candidates, E critics, O observation, A
+action.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Config:
     quantile: float = 0.6  # tau of the second
     exponential: float = 1.0  # alpha of the third
     candidate_count: int = 64  # N
-    selection: str = "argmax"  # or "weighted": how exploration chooses among the candidates
+    selection: str = (
+        "auto"  # how exploration chooses: "argmax" or "weighted"; "auto": the second in the safe form alone
+    )
     target_update_rate: float = 0.005
     learning_rate: float = 3e-4  # critic and value
     actor_learning_rate: float = 3e-4
@@ -155,7 +159,7 @@ def act(
     """Actions [B, A] for observations [B, O]: the best candidate by min target Q, see the module's first lines."""
     propose_key, choose_key = jax.random.split(key)
     actions, q, value = propose(state, observation, propose_key, explore=explore, config=config, networks=networks)
-    if explore and config.selection == "weighted":
+    if explore and (config.selection == "weighted" or (config.selection == "auto" and state.safety)):
         _, log_weight = VALUES[config.value]
         log_weights = log_weight(q - value, getattr(config, config.value))
         return diffusion_bc.choose(actions, log_weights, choose_key), carry, {}
@@ -189,6 +193,6 @@ def check(config: Any) -> None:
 def make(config: Config = Config(), networks: Networks | None = None, *, action_size: int | None = None) -> Algorithm:
     """Check the numbers and bind them; networks default to `default_networks(action_size)`."""
     check(config)
-    check_choice("selection", config.selection, ("argmax", "weighted"))
+    check_choice("selection", config.selection, ("auto", "argmax", "weighted"))
     networks = choose_networks(networks, default_networks, action_size)
     return bind(config=config, networks=networks, batch=BatchSpec.uniform(), init=init, update=update, act=act)

@@ -10,8 +10,8 @@ without a new cost critic. Qc is, by `evaluation`,
 - "expectile": IQL's in-sample critic with an expectile below one half, the least cost that the data's own actions
   reach. It is hopeful: the policy that acts costs more, and the multiplier rests at 0 while the limit is broken.
 
-What acts may still be greedier than what is evaluated: IDQL weighs the data by its expectile, and acts by the best of
-many candidates; see each method.
+What acts without `explore` may be another policy than the one evaluated: the mode of a Gaussian, or the best of many
+candidates, where the limit holds for draws.
 
 Without a SafetyConfig every function here is the identity, the State's field is empty, and so may the networks be.
 Shapes: B batch, E critics, O observation, A action.

@@ -95,8 +95,16 @@ def test_weighted_selection_draws_by_the_implicit_policy(numbers, above, below):
 def test_the_safe_choice_weighs_costs():
     """Q = a and Qc = a: from a multiplier of 1 on, the lower action is at least as good."""
     for multiplier, wanted in ((0.0, 0.5), (0.5, 0.5), (2.0, -0.5)):
-        method, state = prepared(coin, cost=(0.0, 1.0), multiplier=multiplier, candidate_count=16)
+        method, state = prepared(coin, cost=(0.0, 1.0), multiplier=multiplier, candidate_count=16, selection="argmax")
         assert acted(method, state, True, 50).mean() == pytest.approx(wanted)
+
+
+def test_the_safe_form_draws_by_weight_unless_told_otherwise():
+    """Two coins agree half the time; else the weights are .7 and .3, so .6 of the draws are the better coin."""
+    method, state = prepared(coin, cost=(0.0, 0.0), candidate_count=2)
+    np.testing.assert_allclose(np.mean(acted(method, state, explore=True) > 0), 0.25 + 0.5 * 0.7, atol=ERROR)
+    method, state = prepared(coin, candidate_count=2)
+    np.testing.assert_allclose(np.mean(acted(method, state, explore=True) > 0), 0.75, atol=ERROR)
 
 
 def batch_of(count=32):
