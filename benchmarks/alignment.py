@@ -31,7 +31,7 @@ from safejax.checkpoint import CheckpointError
 from safejax.data.dataset import DatasetError
 from safejax.envs.engines.base import Engine
 from safejax.envs.engines.mujoco import make_engine
-from safejax.envs.tasks import ball_circle
+from safejax.envs.tasks import ball
 from safejax.runs import RunError, from_plain, write_json
 from safejax.types import Array, Env, Key, example_transition
 
@@ -60,7 +60,7 @@ def state_from_observation(observation: Array) -> tuple[Array, Array]:
     Height and vertical velocity are not observed: the ball lies on the floor. With the identity as orientation, the
     angular velocity in the ball's frame is the observed one; a sphere's orientation matters to nothing else.
     """
-    planar, rest = 10.0 * observation[:2], jnp.array([ball_circle.RADIUS, 1.0, 0.0, 0.0, 0.0], jnp.float32)
+    planar, rest = 10.0 * observation[:2], jnp.array([ball.RADIUS, 1.0, 0.0, 0.0, 0.0], jnp.float32)
     velocity = jnp.append(observation[2:4] / 0.2, 0.0)
     return jnp.concatenate([planar, rest]), jnp.concatenate([velocity, 10.0 * observation[4:7]])
 

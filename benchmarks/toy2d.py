@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import toy2d_report
 from bandits2d import PROBLEMS
+from measure import memory
 from offline_to_online import OneLineParser, choose, stop
 from toy2d_report import Record
 
@@ -248,7 +249,8 @@ def main(arguments: list[str] | None = None) -> None:
             write_json(output / "results.json", results)
     except KeyboardInterrupt:
         stop(f"interrupted; {output / 'results.json'} holds what was finished")
-    results["complete"], results["seconds"] = True, round(time.monotonic() - start, 1)
+    results |= {"complete": True, "seconds": round(time.monotonic() - start, 1)}
+    results["peak_rss_mb"] = round(memory()["peak_rss_mb"] or 0.0)
     write_json(output / "results.json", results)
     text = toy2d_report.tables(results["records"])
     (output / "tables.md").write_text(text + "\n")

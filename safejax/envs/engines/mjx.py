@@ -68,11 +68,12 @@ def make_engine(task: Task) -> Engine:
     def step(physics: Physics, action: Array) -> Physics:
         action = jnp.clip(action, -1.0, 1.0)
         ctrl = empty.ctrl if task.control is None else task.control(action)
+        held = action if task.hold is None else task.hold(physics.view.qpos, physics.view.qvel, action)
 
         def data_of(qpos: Array, qvel: Array, act: Array, qacc_warmstart: Array) -> Any:
             force = empty.qfrc_applied
             if task.applied_force is not None:
-                force = task.applied_force(qpos, qvel, action)
+                force = task.applied_force(qpos, qvel, held)
             return empty.replace(
                 qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, ctrl=ctrl, qfrc_applied=force
             )

@@ -173,11 +173,12 @@ class Host:
         if task.applied_force is None:
             worker.batch.step(nstep=task.substeps, stage=self.stage)
         else:
+            held = action if task.hold is None else task.hold(worker.qpos, worker.qvel, action)
             for remaining in reversed(range(task.substeps)):
-                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, action)
+                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
                 worker.batch.step(stage=_NONE if remaining else min(self.stage, _VEL))
             if self.stage > _VEL:  # accelerations at the new state come from the force at the new state
-                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, action)
+                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
                 worker.batch.forward(stage=self.stage)
         worker.read(seen)
         state = worker.state.copy()

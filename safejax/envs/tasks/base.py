@@ -45,7 +45,7 @@ def _free(before: View, after: View, action: Array) -> Array:
 class Task(NamedTuple):
     """A world without its physics engine. Functions take one simulation or any leading axes.
 
-    `applied_force` and `control` are written with the array API (`xp = qvel.__array_namespace__()`): the host
+    `applied_force`, `hold` and `control` are written with the array API (`xp = qvel.__array_namespace__()`): the host
     engine calls them with float64 NumPy arrays, the mjx engine with JAX arrays. All others are JAX functions.
     """
 
@@ -62,6 +62,7 @@ class Task(NamedTuple):
     terminated: Callable[[View], Array] = _never  # view after the step -> [...] bool
     control: Callable[[Any], Any] | None = None  # action [..., A] in [-1, 1] -> ctrl [..., nu]
     applied_force: Callable[[Any, Any, Any], Any] | None = None  # (qpos, qvel, action) -> [..., nv], every substep
+    hold: Callable[[Any, Any, Any], Any] | None = None  # as `applied_force`, once a step: what it gets for the action
     step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
     reference: Reference | None = None
