@@ -16,10 +16,12 @@ from safejax.envs.wrappers import build
 
 RECORDINGS = dict(np.load(Path(__file__).parents[1] / "data" / "velocity_recording.npz"))
 BY_NAME = {task.name: task for task in TASKS}
-HOPPER, WALKER, CHEETAH = (BY_NAME[f"{robot}_velocity"] for robot in ("hopper", "walker2d", "half_cheetah"))
+HOPPER, WALKER, CHEETAH, SWIMMER = (
+    BY_NAME[f"{robot}_velocity"] for robot in ("hopper", "walker2d", "half_cheetah", "swimmer")
+)
 ENGINES = {name: make_engine(task) for name, task in BY_NAME.items()}
-CONTROL_STEP = {"hopper_velocity": 0.008, "walker2d_velocity": 0.008, "half_cheetah_velocity": 0.05}
-SPEED_LIMIT = {"hopper_velocity": 0.7402, "walker2d_velocity": 2.3415, "half_cheetah_velocity": 3.2096}
+CONTROL_STEP = dict(zip(BY_NAME, (0.008, 0.008, 0.05, 0.04), strict=True))
+SPEED_LIMIT = dict(zip(BY_NAME, (0.7402, 2.3415, 3.2096, 0.2282), strict=True))
 
 
 def view_of(qpos, qvel):
@@ -29,9 +31,9 @@ def view_of(qpos, qvel):
 
 def standing(task, x=0.0, **changes):
     """The start without noise, at `x`, with entries of qpos and qvel changed by name, such as qpos_2."""
-    qpos = np.zeros((task.observation_size + 1) // 2)
+    qpos = np.zeros(jax.eval_shape(task.initialize, jax.random.key(0))[0].shape)
     qvel = np.zeros_like(qpos)
-    qpos[1] = 0.0 if task is CHEETAH else 1.25
+    qpos[1] = 0.0 if task in (CHEETAH, SWIMMER) else 1.25
     qpos[0] = x
     for name, value in changes.items():
         field, index = name.split("_")
@@ -65,7 +67,7 @@ def test_observation_reward_cost_and_end_follow_from_the_recorded_states(name):
     assert rows["observation"].shape[-1] == task.observation_size
     assert rows["action"].shape[-1] == task.action_size
     np.testing.assert_array_equal(task.terminated(after), rows["terminated"])
-    assert rows["terminated"].sum() == (0 if task is CHEETAH else len(rows["episode_id"]))
+    assert rows["terminated"].sum() == (0 if task in (CHEETAH, SWIMMER) else len(rows["episode_id"]))
     action = jnp.asarray(rows["action"])
     np.testing.assert_allclose(task.reward(before, after, action), rows["reward"], atol=3e-5)
     np.testing.assert_array_equal(task.cost(after) + task.step_cost(before, after, action), rows["cost"])
@@ -84,9 +86,9 @@ def test_single_steps_from_the_recorded_states(name):
     assert np.abs(after.qvel - before.qvel).max() > 1  # there was something to predict
 
 
-@pytest.mark.parametrize("name", ["hopper_velocity", "walker2d_velocity"])
-def test_whole_falls_from_the_recorded_starts(name):
-    """Every contact included; the half cheetah is chaotic over an episode."""
+@pytest.mark.parametrize("name", ["hopper_velocity", "walker2d_velocity", "swimmer_velocity"])
+def test_whole_episodes_from_the_recorded_starts(name):
+    """Falls with every contact, and 100 steps in the water; the half cheetah is chaotic over an episode."""
     engine, rows = ENGINES[name], recording(name)
     length = np.bincount(rows["episode"])[rows["episode_id"]]
     actions = np.zeros((len(length), length.max(), rows["action"].shape[1]), np.float32)
@@ -116,6 +118,7 @@ def test_whole_falls_from_the_recorded_starts(name):
         (HOPPER, 0.0, [3.0, 0.0, 0.0], 1.0 - 1e-3 * 9.0),  # not clipped
         (WALKER, 2.0, [1.0, 1.0, 0.0, 0.0, 0.0, -2.0], 2.0 + 1.0 - 1e-3 * 6.0),
         (CHEETAH, 3.0, [1.0, 1.0, 0.0, 0.0, 0.0, -2.0], 3.0 - 0.1 * 6.0),
+        (SWIMMER, 0.2, [1.0, -2.0], 0.2 - 1e-4 * 5.0),
     ],
 )
 def test_reward_by_hand(task, speed, action, reward):
@@ -147,6 +150,7 @@ def test_a_step_costs_one_above_the_limit(name):
         (WALKER, "qvel_3", (200.0, -200.0), ()),
         (CHEETAH, "qpos_1", (-0.6, 3.0), ()),
         (CHEETAH, "qpos_2", (3.0, -3.0), ()),
+        (SWIMMER, "qpos_1", (-50.0, 50.0), ()),
         *((task, "qpos_1", (), (np.nan,)) for task in TASKS),
     ],
 )
@@ -161,13 +165,15 @@ def test_observation_clips_velocities_of_what_can_fall():
         joint_count = task.action_size
         start = [0.0 if task is CHEETAH else 1.25, 11.0, *[0.0] * joint_count]
         np.testing.assert_allclose(observation, [*start, 0.0, seen, -seen, *[0.0] * joint_count])
+    observation = SWIMMER.observe(standing(SWIMMER, 5.0, qvel_1=12.0, qpos_1=3.0, qpos_2=11.0))
+    np.testing.assert_allclose(observation, [11.0, 0.0, 0.0, 0.0, 12.0, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_resets_are_noisy(name):
     task = BY_NAME[name]
     qpos, qvel = jax.jit(jax.vmap(task.initialize))(jax.random.split(jax.random.key(0), 2000))
-    start, noise = standing(task).qpos, 0.1 if task is CHEETAH else 5e-3
+    start, noise = standing(task).qpos, 0.1 if task in (CHEETAH, SWIMMER) else 5e-3
     assert np.abs(qpos - start).max() <= noise * (1 + 1e-4)
     uniform = stats.uniform(-noise, 2 * noise)
     velocity = stats.norm(0, noise) if task is CHEETAH else uniform
@@ -215,7 +221,7 @@ def test_engines_agree_on_the_hopper():
     assert np.abs(host.qvel).max() > 1
 
 
-@pytest.mark.parametrize("task", [WALKER, CHEETAH])
+@pytest.mark.parametrize("task", [WALKER, CHEETAH, SWIMMER])
 def test_mjx_takes_the_other_robots(task):
     """Traced only: compiling one costs 10 s and more."""
     env = build(task, mjx_engine.make_engine(task))
@@ -233,6 +239,7 @@ def test_mjx_takes_the_other_robots(task):
         ("hopper_velocity", 400, (20.45, 19.00), (24.40, 14.40)),
         ("walker2d_velocity", 400, (3.18, 6.21), (19.25, 6.31)),
         ("half_cheetah_velocity", 1000, (-275.37, 59.11), (1000.0, 0.0)),
+        ("swimmer_velocity", 1000, (3.64, 10.28), (1000.0, 0.0)),
     ],
 )
 def test_random_policy_earns_what_it_did_in_the_original(name, steps, returns, lengths):
@@ -258,7 +265,8 @@ def test_random_policy_earns_what_it_did_in_the_original(name, steps, returns, l
             ours.append((reward[part, column].sum(), end - begin))
             begin = end
     ours = np.array(ours)
-    assert cost.mean() < 0.01  # the original's 20 episodes cost nothing
+    # a step of the original's swimmer costs .25 +- .03, whole episodes of the others nothing
+    assert abs(cost.mean() - (0.25 if name == "swimmer_velocity" else 0.0)) < 0.01
     for column, (mean, deviation) in enumerate((returns, lengths)):
         error = np.sqrt(deviation**2 / 20 + ours[:, column].var() / len(ours))
         assert abs(ours[:, column].mean() - mean) <= 3 * error

@@ -1,9 +1,9 @@
 """Drone: fly a quadrotor, ahead at no more than 1.5 m/s (drone_run) or clockwise along a circle (drone_circle).
 
-1.42 kg, .68 m from rotor to rotor, at first on the ground with its rotors at rest. At an action of 0 the
-rotors carry it, at 461.5 rad/s, and +-1 is a tenth more or less. Observation (17): [.1 position, .2 velocity,
-orientation x y z w, .1 angular velocity, .0025 (rotor speeds - those of an action of 0)], in the world's frame, and in
-drone_circle (|p| - 7) / 10. It terminates when it lies on its back.
+1.42 kg, .68 m from rotor to rotor, at first on the ground. At an action of 0 the rotors carry it, at 461.5 rad/s, and
++-1 is a tenth more or less. Observation (17): [.1 position, .2 velocity, orientation x y z w, .1 angular velocity,
+.0025 (rotor speeds - those of an action of 0)], in the world's frame, and in drone_circle (|p| - 7) / 10. It terminates
+when it lies on its back.
 
 | task | steps | step | reward | cost |
 |---|---|---|---|---|
@@ -18,8 +18,9 @@ the square of its speed; on rotors that is the torque by which the drone turns. 
 damps tilting, at a rate that grows with the physics step (measured; no friction of the model explains it). Single
 recorded steps in flight are repeated within 5e-4 m/s and 5e-4 rad/s (medians; a step changes them by .1), climbs within
 1 mm, thirty steps of a controller within 3 %; random flights agree in mean return, cost and length. Different: rotors
-are at rest after a reset (the original's go on at the last episode's speed), and parts touch the ground by geometry
-(lowest point below TOUCH) and not by Bullet's contact points, and the ground's friction is .03, see the MJCF.
+turn at 461.5 rad/s after a reset (the original's at the last command of the episode before), and parts touch the ground
+by geometry (lowest point below TOUCH) and not by Bullet's contact points, and the ground's friction is .03, see the
+MJCF.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ TOUCH = 2e-4  # m; the height below which a part touches the ground
 
 
 def initialize(key: Key, *, circle: bool) -> tuple[Array, Array]:
-    """On the ground, rotors at rest; on the circle's world facing along it."""
+    """On the ground, rotors turning as an action of 0 asks; in the circle's world facing along it."""
     position = bullet.circle_start(key) if circle else bullet.run_start(key)
     half_yaw = 0.5 * (jnp.arctan2(-position[1], -position[0]) + 0.5 * jnp.pi) if circle else jnp.zeros(())
     orientation = jnp.array([jnp.cos(half_yaw), 0.0, 0.0, jnp.sin(half_yaw)])
-    return jnp.concatenate([position, jnp.array([HEIGHT]), orientation, jnp.zeros(4)]), jnp.zeros(10)
+    rotors = HOVER_SPEED * jnp.asarray(SPINS, jnp.float32)
+    qpos = jnp.concatenate([position, jnp.array([HEIGHT]), orientation, jnp.zeros(4)])
+    return qpos, jnp.concatenate([jnp.zeros(6), rotors])
 
 
 def hold(qpos: Any, qvel: Any, action: Any) -> Any:

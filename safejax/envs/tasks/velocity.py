@@ -8,9 +8,10 @@ limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000
 | hopper_velocity | 11 | 3 | 0.008 s | 0.7402 m/s | 0.7 < height, -0.2 < pitch < 0.2, all else within (-100, 100) |
 | walker2d_velocity | 17 | 6 | 0.008 s | 2.3415 m/s | 0.8 < height < 2, -1 < pitch < 1 |
 | half_cheetah_velocity | 17 | 6 | 0.05 s | 3.2096 m/s | it cannot fall |
+| swimmer_velocity | 8 | 2 | 0.04 s | 0.2282 m/s | it cannot fall |
 
-Observation: qpos (m, rad) without x, then qvel (m/s, rad/s), clipped to +-10 where the robot can fall. With
-v = (x after - x before) / step, one step gives
+Observation: qpos (m, rad) without x (swimmer: x and y), then qvel (m/s, rad/s), clipped to +-10 where the robot can
+fall. With v = (x after - x before) / step, one step gives
 
     reward = v + healthy_reward - control_weight |action|^2    the action as given, unclipped
     cost = 1[v > speed_limit]                                  signed: running backwards is free
@@ -18,12 +19,13 @@ v = (x after - x before) / step, one step gives
 A robot that falls terminates, and that step still earns healthy_reward: Gymnasium pays it for every step of an
 environment that ends when unhealthy. A state that is not finite counts as fallen.
 
-Source: Safety{Hopper,Walker2d,HalfCheetah}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al. 2023,
-https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
-environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are
-replayed with all their contacts within 4e-7 m, which is float32 rounding, and so are single steps of the half
-cheetah; its episodes are chaotic and part after some 50 steps. Different: tasks read x in float32, so v is
-rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m (half cheetah).
+Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al.
+2023, https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
+environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are replayed
+with all their contacts within 4e-7 m, which is float32 rounding, as are a hundred steps of the swimmer and single
+steps of the half cheetah, whose episodes are chaotic and part after some 50 steps. Different: tasks read x in
+float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m (half
+cheetah).
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ class Runner(NamedTuple):
     reference: Reference
     gaussian_velocity: bool = False  # qvel's noise is normal, with `reset_noise` as standard deviation
     velocity_clip: float = INFINITY  # bound on qvel in the observation
+    unseen: int = 1  # leading coordinates that the observation leaves out
     healthy_reward: float = 0.0
     healthy_height: tuple[float, float] = (-INFINITY, INFINITY)  # m, open interval
     healthy_pitch: tuple[float, float] = (-INFINITY, INFINITY)  # rad, open interval
@@ -109,11 +112,24 @@ RUNNERS = (
         reference=Reference("HalfCheetahVelocity", 5.7509765625, 2806.93310546875, 250.0),
         gaussian_velocity=True,
     ),
+    Runner(
+        name="swimmer_velocity",
+        model="swimmer.xml",
+        timestep=0.01,
+        substeps=4,
+        start=(0.0,) * 5,
+        action_size=2,
+        speed_limit=0.2282,
+        control_weight=1e-4,
+        reset_noise=0.1,
+        reference=Reference("SwimmerVelocity", 0.07114458084106445, 238.95831298828125, 200.0),
+        unseen=2,
+    ),
 )
 
 
 def make_task(runner: Runner) -> Task:
-    """The velocity task of `runner`, whose qpos starts with x, height, pitch."""
+    """The velocity task of `runner`, whose qpos starts with x, and where it can fall with x, height, pitch."""
     control_step = runner.substeps * runner.timestep
     start = np.asarray(runner.start, np.float32)  # NumPy: nothing runs on a device at import
     noise = functools.partial(
@@ -129,7 +145,7 @@ def make_task(runner: Runner) -> Task:
 
     def observe(view: View) -> Array:
         velocity = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
-        return jnp.concatenate([view.qpos[..., 1:], velocity], axis=-1)
+        return jnp.concatenate([view.qpos[..., runner.unseen :], velocity], axis=-1)
 
     def speed(before: View, after: View) -> Array:
         return (after.qpos[..., 0] - before.qpos[..., 0]) / control_step
@@ -153,7 +169,7 @@ def make_task(runner: Runner) -> Task:
         model=runner.model,
         substeps=runner.substeps,
         episode_length=1000,
-        observation_size=2 * len(runner.start) - 1,
+        observation_size=2 * len(runner.start) - runner.unseen,
         action_size=runner.action_size,
         initialize=initialize,
         observe=observe,
