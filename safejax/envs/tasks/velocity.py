@@ -1,6 +1,6 @@
 """Velocity tasks: run forward, but not too fast. A step above the speed limit costs 1.
 
-Gymnasium's planar runners with the speed limits of Safety-Gymnasium: half the speed that PPO reaches without a
+Gymnasium's runners with the speed limits of Safety-Gymnasium: half the speed that PPO reaches without a
 limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000 steps.
 
 | task | observation | action | step | speed limit | falls unless |
@@ -9,23 +9,25 @@ limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000
 | walker2d_velocity | 17 | 6 | 0.008 s | 2.3415 m/s | 0.8 < height < 2, -1 < pitch < 1 |
 | half_cheetah_velocity | 17 | 6 | 0.05 s | 3.2096 m/s | it cannot fall |
 | swimmer_velocity | 8 | 2 | 0.04 s | 0.2282 m/s | it cannot fall |
+| ant_velocity | 27 | 8 | 0.05 s | 2.6222 m/s in the plane | 0.2 < height < 1 |
 
-Observation: qpos (m, rad) without x (swimmer: x and y), then qvel (m/s, rad/s), clipped to +-10 where the robot can
-fall. With v = (x after - x before) / step, one step gives
+Observation: qpos (m, rad) without x (swimmer, ant: x and y), then qvel (m/s, rad/s), clipped to +-10 where the robot
+can fall. With v = (x after - x before) / step, one step gives
 
     reward = v + healthy_reward - control_weight |action|^2    the action as given, unclipped
-    cost = 1[v > speed_limit]                                  signed: running backwards is free
+    cost = 1[v > speed_limit]                                  signed: running backwards is free; ant: |(v, v_y)|
 
 A robot that falls terminates, and that step still earns healthy_reward: Gymnasium pays it for every step of an
 environment that ends when unhealthy. A state that is not finite counts as fallen.
 
-Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al.
+Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer,Ant}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al.
 2023, https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
 environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are replayed
 with all their contacts within 4e-7 m, which is float32 rounding, as are a hundred steps of the swimmer and single
-steps of the half cheetah, whose episodes are chaotic and part after some 50 steps. Different: tasks read x in
+steps of half cheetah and ant, whose episodes are chaotic and part after some 50 steps. Different: tasks read x in
 float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m (half
-cheetah).
+cheetah); the ant's v is that of the step, where the original's lags behind by a stage of its integrator (.001 m/s in
+the median, at most .06).
 """
 
 from __future__ import annotations
@@ -56,10 +58,13 @@ class Runner(NamedTuple):
     control_weight: float
     reset_noise: float  # half width of the uniform noise on qpos and qvel at reset
     reference: Reference
+    velocity_size: int | None = None  # nv, where it is not nq
     gaussian_velocity: bool = False  # qvel's noise is normal, with `reset_noise` as standard deviation
     velocity_clip: float = INFINITY  # bound on qvel in the observation
     unseen: int = 1  # leading coordinates that the observation leaves out
     healthy_reward: float = 0.0
+    planar: bool = False  # whether the speed limit is one of x and y together
+    height: int = 1  # which coordinate is the height
     healthy_height: tuple[float, float] = (-INFINITY, INFINITY)  # m, open interval
     healthy_pitch: tuple[float, float] = (-INFINITY, INFINITY)  # rad, open interval
     healthy_state: float = INFINITY  # bound on |qpos[2:]| and |qvel|, unclipped
@@ -125,43 +130,64 @@ RUNNERS = (
         reference=Reference("SwimmerVelocity", 0.07114458084106445, 238.95831298828125, 200.0),
         unseen=2,
     ),
+    Runner(
+        name="ant_velocity",
+        model="ant.xml",
+        timestep=0.01,
+        substeps=5,
+        start=(0.0, 0.0, 0.75, 1.0, *[0.0] * 11),
+        velocity_size=14,
+        action_size=8,
+        speed_limit=2.6222,
+        control_weight=0.5,
+        reset_noise=0.1,
+        reference=Reference("AntVelocity", 6.1519012451171875, 2976.276611328125, 250.0),
+        gaussian_velocity=True,
+        unseen=2,
+        planar=True,
+        height=2,
+        healthy_reward=1.0,
+        healthy_height=(0.2, 1.0),
+    ),
 )
 
 
 def make_task(runner: Runner) -> Task:
-    """The velocity task of `runner`, whose qpos starts with x, and where it can fall with x, height, pitch."""
+    """The velocity task of `runner`, whose qpos starts with x, or x and y; what can pitch has x, height, pitch."""
     control_step = runner.substeps * runner.timestep
     start = np.asarray(runner.start, np.float32)  # NumPy: nothing runs on a device at import
-    noise = functools.partial(
-        jax.random.uniform, shape=start.shape, minval=-runner.reset_noise, maxval=runner.reset_noise
-    )
+    velocity_size = runner.velocity_size or len(start)
+    noise = functools.partial(jax.random.uniform, minval=-runner.reset_noise, maxval=runner.reset_noise)
 
     def initialize(key: Key) -> tuple[Array, Array]:
         position_key, velocity_key = jax.random.split(key)
-        qpos = noise(position_key) + start
+        qpos = noise(position_key, start.shape) + start
         if runner.gaussian_velocity:
-            return qpos, runner.reset_noise * jax.random.normal(velocity_key, start.shape)
-        return qpos, noise(velocity_key)
+            return qpos, runner.reset_noise * jax.random.normal(velocity_key, (velocity_size,))
+        return qpos, noise(velocity_key, (velocity_size,))
 
     def observe(view: View) -> Array:
-        velocity = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
-        return jnp.concatenate([view.qpos[..., runner.unseen :], velocity], axis=-1)
+        qvel = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
+        return jnp.concatenate([view.qpos[..., runner.unseen :], qvel], axis=-1)
 
-    def speed(before: View, after: View) -> Array:
-        return (after.qpos[..., 0] - before.qpos[..., 0]) / control_step
+    def velocity(before: View, after: View) -> Array:  # [..., 2]; the second is y's only for what is `planar`
+        return (after.qpos[..., :2] - before.qpos[..., :2]) / control_step
 
     def reward(before: View, after: View, action: Array) -> Array:
         effort = runner.control_weight * jnp.sum(jnp.square(action), axis=-1)
-        return speed(before, after) + runner.healthy_reward - effort
+        return velocity(before, after)[..., 0] + runner.healthy_reward - effort
 
     def step_cost(before: View, after: View, action: Array) -> Array:
         del action
-        return (speed(before, after) > runner.speed_limit).astype(jnp.float32)
+        moved = velocity(before, after)
+        speed = jnp.linalg.norm(moved, axis=-1) if runner.planar else moved[..., 0]
+        return (speed > runner.speed_limit).astype(jnp.float32)
 
     def terminated(view: View) -> Array:
-        height, pitch = view.qpos[..., 1], view.qpos[..., 2]
+        height, pitch = view.qpos[..., runner.height], view.qpos[..., 2]
         rest = jnp.concatenate([view.qpos[..., 2:], view.qvel], axis=-1)
         healthy = _inside(height, *runner.healthy_height) & _inside(pitch, *runner.healthy_pitch)
+        healthy &= jnp.all(jnp.isfinite(view.qpos), axis=-1)
         return ~(healthy & jnp.all(jnp.abs(rest) < runner.healthy_state, axis=-1))
 
     return Task(
@@ -169,7 +195,7 @@ def make_task(runner: Runner) -> Task:
         model=runner.model,
         substeps=runner.substeps,
         episode_length=1000,
-        observation_size=2 * len(runner.start) - runner.unseen,
+        observation_size=len(start) + velocity_size - runner.unseen,
         action_size=runner.action_size,
         initialize=initialize,
         observe=observe,
