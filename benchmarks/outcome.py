@@ -40,7 +40,7 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             learned=False,
         ),
         report.Row(
-            method=f"offline policy ({job.offline})",
+            method=f"offline policy ({job.offline}{', drawn' if job.source.is_diffusion else ''})",
             episode_return=np.array(offline["return"]),
             episode_cost=np.array(offline["cost"]),
         ),
