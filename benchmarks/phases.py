@@ -303,7 +303,8 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
             **{key: np.asarray(value) for key, value in summary.items()},
             "multiplier": np.asarray(_multiplier(state.learner)),
         }
-        return state, record | evaluation_record(job, algorithm, state.learner)
+        # DiffCPS online stays a diffusion policy
+        return state, record | evaluation_record(job, algorithm, state.learner, explore=method.learner == "diffcps")
 
     return job.run.stage(name, initial, advance, chunk_count, check=env.check).learner
 

@@ -16,7 +16,8 @@ behind them are derived, unconfirmed against the paper's text. What that code do
 - its Gaussian form has eta = 3 (the diffusion's is 1, which argmax ignores) and takes the advantage before V's step.
 
 Ours: `"sample"` takes Q from the target critic before this step's average; the rest as in `idql`. The safe form
-(`Config.safety`) is ours, see `safety.py`: Q - lambda Qc is aligned with V - lambda Vc. Shapes: B batch, K samples or
+(`Config.safety`) is ours, see `safety.py`: Q - lambda Qc is aligned with V - lambda Vc, Vc being the lower expectile of
+the costs whatever `evaluation` says, for a policy is aligned with its own cost already. Shapes: B batch, K samples or
 candidates, E critics, O observation, A action.
 """
 
@@ -160,7 +161,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         batch,
         advantage,
         lambda advantage: jnp.exp(jnp.minimum(log_weight(advantage), jnp.log(config.maximum_weight))),
-        config=config.safety,
+        config=safety.of_data(config.safety),
         networks=networks.safety,
     )
     state = state._replace(step=state.step + 1, safety=safe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,7 @@ def fit(
 
     def loss(params: Params) -> tuple[Array, Metrics]:
         q = network.apply(params, batch.observation, batch.action)
+        chex.assert_equal_shape([q[0], target])
         error = jnp.sum(jnp.mean(squared_error(q, target), axis=tuple(range(1, q.ndim))))
         return error, {f"{name}/loss": error, f"{name}/mean": jnp.mean(q)}
 

@@ -1,7 +1,8 @@
 """IQL's half that every in-sample method shares: Q by TD towards V, V by an asymmetric regression on Q.
 
-No action outside the data is ever evaluated. Serves rewards and costs alike: the signal, the value loss and the
-reduction over the ensemble are arguments. Source: Kostrikov et al. 2021, https://arxiv.org/abs/2110.06169.
+No action outside the data is evaluated, unless `value_action` is given. Serves rewards and costs alike: the signal, the
+value loss and the reduction over the ensemble are arguments. Source: Kostrikov et al. 2021,
+https://arxiv.org/abs/2110.06169.
 Shapes: B batch, E critics, O observation, A action.
 """
 

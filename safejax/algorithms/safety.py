@@ -2,16 +2,18 @@
 
 Any offline method becomes safe by giving its Config a `SafetyConfig`: it then extracts its policy from Q - lambda Qc
 in place of Q. The multiplier rises while the policy's mean cost value over the data's states is above the limit in
-discounted units (`cost_value_limit`). Both come with the checkpoint, so the method can be the offline half of Marvel
-without a new cost critic. Qc is, by `evaluation`,
+discounted units (`cost_value_limit`). Both come with the checkpoint, so the method can be the offline half of Marvel.
+Qc is, by `evaluation`,
 - "policy": the extracted policy's own cost. Methods that weigh the data's actions regress Vc on Qc with these very
   weights, so that no action outside the data is asked (`weigh`); methods that draw actions give Qc their own next
   ones (`update`).
 - "expectile": IQL's in-sample critic with an expectile below one half, the least cost that the data's own actions
-  reach. It is hopeful: the policy that acts costs more, and the multiplier rests at 0 while the limit is broken.
+  reach. It is hopeful: a policy that costs more leaves the multiplier at 0 while it breaks the limit. AlignIQL takes
+  this one always: to be aligned with one's own cost asks for nothing.
 
-What acts without `explore` may be another policy than the one evaluated: the mode of a Gaussian, or the best of many
-candidates, where the limit holds for draws.
+The policy evaluated is the one that IQL, AWR, IDQL and PEX draw from. It acts otherwise without `explore` (the mode of
+a Gaussian, the best of many candidates), and Diffusion-QL, DiffCPS and SfBC act one improvement beyond it. A
+checkpoint's cost critic serves Marvel as it is where both discounts are equal; else align it.
 
 Without a SafetyConfig every function here is the identity, the State's field is empty, and so may the networks be.
 Shapes: B batch, E critics, O observation, A action.
@@ -103,6 +105,11 @@ def init(key: Key, example: Transition, *, config: SafetyConfig | None, networks
         return ()
     values = in_sample.init(key, example, learning_rate=config.learning_rate, networks=networks)
     return SafetyState(*values, multiplier=make_multiplier(config.multiplier).init())
+
+
+def of_data(config: SafetyConfig | None) -> SafetyConfig | None:
+    """`config` with the cost critic of the lower expectile, for policies that are aligned with it."""
+    return config and replace(config, evaluation="expectile")
 
 
 def of_policy(config: SafetyConfig | None) -> SafetyConfig | None:

@@ -18,7 +18,12 @@ def build(task: Task, engine: Engine) -> Env:
     from the step's key. Reward, cost, both ends and `final_observation` then belong to the step just made,
     `observation` and `physics` to the new episode, and `steps` is 0. An episode that terminates on its last
     step is not truncated.
+
+    Raises:
+      ValueError: the task has `hold` and no `applied_force`.
     """
+    if task.hold is not None and task.applied_force is None:
+        raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
 
     def reset(key: Key) -> EnvState:
         physics = engine.start(jnp.ones((), bool), *task.initialize(key))

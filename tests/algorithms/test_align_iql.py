@@ -7,7 +7,7 @@ policy hold each action as often as its share asks, so that means over candidate
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import chex
@@ -359,6 +359,21 @@ def test_the_multiplier_of_the_cost_follows_the_weighted_cost_value(form, cost, 
     after, metrics = jax.jit(method.update)(state, batch, jax.random.key(1))
     np.testing.assert_allclose(metrics["cost_value/policy"], cost, rtol=1e-5)
     assert (float(after.safety.multiplier.value) > 0.0) == rises
+
+
+def test_the_cost_value_is_the_lower_expectile_whatever_evaluation_says():
+    """A policy is aligned with its own cost already, whatever lambda is."""
+    batch, losses = rows(DATA, costs=(0.0, 5.0, 9.0)), []
+    for evaluation in ("policy", "expectile"):
+        config = align_iql.Config(diffusion=ONE_STEP, safety=replace(SAFETY, evaluation=evaluation))
+        method = align_iql.make(config, networks_of())
+        state = random_state(method, first_of(batch), 6)
+        losses.append(float(jax.jit(method.update)(state, batch, jax.random.key(1))[1]["cost_value/loss"]))
+    assert losses[0] == losses[1]
+    cost_q = np.asarray(state.safety.target_critic)[0]
+    assert len(set(cost_q)) == 3
+    apart = cost_q[list(DATA)] - np.asarray(state.safety.value.params)
+    np.testing.assert_allclose(losses[0], np.mean(np.where(apart < 0, 0.7, 0.3) * apart**2), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,11 @@ def test_a_zero_multiplier_of_the_cost_is_the_plain_method():
 # Online.
 
 SAFE = SafetyConfig(
-    cost_limit=1.0, discount_factor=0.9, target_update_rate=0.5, multiplier=MultiplierConfig(learning_rate=0.1)
+    evaluation="expectile",  # which alignment and fine-tuning pass over
+    cost_limit=1.0,
+    discount_factor=0.9,
+    target_update_rate=0.5,
+    multiplier=MultiplierConfig(learning_rate=0.1),
 )
 POLICY = np.array([[0.6, 0.4], [0.3, 0.7]])
 TABLES = diffusion_ql.Networks(

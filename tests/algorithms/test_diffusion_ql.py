@@ -443,7 +443,7 @@ def test_the_multiplier_moves_by_the_cost_value_of_the_policys_own_actions(cost_
     )
     algorithm = diffusion_ql.make(diffusion_ql.Config(safety=config), networks(PointDenoiser()))
     batch = rows(4, jnp.full((4, 1), -0.9))
-    state = start(algorithm, batch, actor=jnp.array([0.5]), ema_actor=jnp.array([0.5]))
+    state = start(algorithm, batch, actor=jnp.array([0.5]), ema_actor=jnp.array([-0.3]))
     state = state._replace(safety=state.safety._replace(target_critic=jnp.array([[2.0, cost_value - 1.0]])))
     after, metrics = jax.jit(algorithm.update)(state, batch, KEY)
     target = np.asarray(after.safety.target_critic)[0]  # stepped once before the actor meets it
@@ -453,8 +453,8 @@ def test_the_multiplier_moves_by_the_cost_value_of_the_policys_own_actions(cost_
     moved = 0.2 + 0.1 * math.copysign(1.0, cost_value - 1.0)
     np.testing.assert_allclose(after.safety.multiplier.value, moved, rtol=1e-5)
     np.testing.assert_allclose(metrics["multiplier"], moved, rtol=1e-5)
-    # the cost critic evaluates the averaged policy, which here is the actor
-    acting = jnp.full((4, 1), 0.5)
+    # the cost critic evaluates the averaged policy
+    acting = jnp.full((4, 1), -0.3)
     expected, _ = safety.update(state.safety, batch, acting, config=config, networks=networks(PointDenoiser()).safety)
     chex.assert_trees_all_close(after.safety.critic, expected.critic, rtol=1e-5)
 

@@ -300,6 +300,9 @@ def test_the_weights_by_hand(safe):
         cost_value = np.asarray(after.safety.value.params)[[0, 1, 1]]
         q, value = (q - 0.5 * cost_q) / 1.5, (value - 0.5 * cost_value) / 1.5
         assert float(after.safety.multiplier.value) == 0.5
+        # V of the cost regresses on what the pair chose
+        chosen = cost[[0, 1, 1], [0, 2, 2]] - np.asarray(state.safety.value.params)[[0, 1, 1]]
+        np.testing.assert_allclose(metrics["cost_value/loss"], np.mean(chosen**2), rtol=1e-5)
     weight = np.minimum(np.exp(2.0 * (q - value)), 3.0)
     np.testing.assert_allclose(metrics["actor/weight"], weight.mean(), rtol=1e-5)
     if not safe:
@@ -408,7 +411,12 @@ def aligned(count, multiplier=0.0):
     )
     batch = world()
     config = pex.Config(discount_factor=0.9, target_update_rate=0.5, reward_scale=0.1)
-    safety = SafetyConfig(discount_factor=0.9, target_update_rate=0.5, multiplier=MultiplierConfig(initial=multiplier))
+    safety = SafetyConfig(
+        evaluation="expectile",  # which alignment passes over
+        discount_factor=0.9,
+        target_update_rate=0.5,
+        multiplier=MultiplierConfig(initial=multiplier),
+    )
 
     @jax.jit
     def train(state, rate):

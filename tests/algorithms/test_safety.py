@@ -180,7 +180,7 @@ def settle(step, batch):
 
 
 def test_weighted_values_are_those_of_the_weighted_policy():
-    """pi(a|s) ~ mu(a|s) w(s, a) with weights that add up to 2.75 in one state and to 33.25 in the other."""
+    """pi(a|s) ~ mu(a|s) w(s, a) with weights that are 2.75 on average in one state and 25.75 in the other."""
     batch, weights = chain_batch(), np.array([[0.25, 10.25], [10.0, 31.0]])
     state_of, action_of = CHAIN_ROWS.T
     of_row = jnp.asarray(weights[state_of, action_of])

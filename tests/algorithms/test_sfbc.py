@@ -323,6 +323,13 @@ def test_the_penalised_score_decides_the_action_and_the_cost_estimate(multiplier
     method = algorithm(coin, candidate_count=32, inverse_temperature=1e5, safety=SafetyConfig(target_update_rate=0.0))
     state = start(method, BATCH, TARGET, COST_TARGET, multiplier)
     _, metrics = jax.jit(method.update)(state, BATCH, KEY)
+    # the cost critic evaluates these choices
+    config = method.update.keywords["config"].safety
+    next_cost = COST_TARGET[REACHED, np.array(choice)[REACHED]]
+    rows = jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), BATCH)
+    backup = np.asarray(rows.cost) + config.discount_factor * np.asarray(rows.discount) * next_cost
+    cost_q = SignTable().apply(state.safety.critic.params, rows.observation, rows.action)[0]
+    np.testing.assert_allclose(metrics["cost_critic/loss"], np.mean((cost_q - backup) ** 2), rtol=1e-5)
     cost_value = COST_TARGET[REACHED, np.array(choice)[REACHED]].mean()
     np.testing.assert_allclose(metrics["cost_value/policy"], cost_value, rtol=1e-5)
 

@@ -228,13 +228,17 @@ def test_the_multiplier_moves_on_policy_steps_and_rises_above_the_limit(cost_lim
     safety = SafetyConfig(
         cost_limit=cost_limit, episode_length=5, discount_factor=0.9, multiplier=dual, target_update_rate=0.0
     )
-    method = algorithm(safety=safety)
+    method = algorithm(safety=safety, target_noise=0.0)
     state = start(method)
     line = {"base": jnp.full((1, 2), 4.0), "slope": jnp.ones(1)}
     state = state._replace(
         safety=state.safety._replace(target_critic=line), actor=state.actor._replace(params=actor_params(MEANS))
     )
     between, metrics = jax.jit(method.update)(state, BATCH, KEY)
+    # the cost critic, a at first, evaluates the target actor and not the data: Qc(s', a') = 4 + a'
+    backup = np.array([1.0, 0.0, 2.0]) + 0.9 * np.array([1, 0, 1]) * (4.0 + MEANS[[1, 0, 0]])
+    error = np.mean((np.array([0.5, -0.2, 0.1]) - backup) ** 2)
+    np.testing.assert_allclose(metrics["cost_critic/loss"], error, rtol=1e-5)
     assert float(metrics["multiplier"]) == float(between.safety.multiplier.value) == 1.0
     after, metrics = jax.jit(method.update)(between, BATCH, KEY)
     cost_value = 4.0 + np.mean([0.7, -0.4, 0.7])

@@ -101,6 +101,27 @@ def test_acceleration_sensors_without_possible_constraints(slider):
     np.testing.assert_allclose(alone[3:], ours[0][3:], atol=2e-5)
 
 
+def test_what_is_held_stays_for_the_whole_step_on_both_engines(slider):
+    """hold returns the velocity itself, which on the host is a live array; a push of 5 from the rest of the force."""
+    held = slider._replace(
+        hold=lambda qpos, qvel, action: qvel, applied_force=lambda qpos, qvel, held: 5.0 - 20.0 * held, control=None
+    )
+    following = held._replace(hold=None, applied_force=lambda qpos, qvel, action: 5.0 - 20.0 * qvel)
+
+    def velocity(engine):
+        physics = engine.start(jnp.bool_(True), jnp.array([0.2, 0.3]), jnp.array([0.5, 1.0]))
+        return engine.view(engine.step(physics, jnp.zeros(1))).qvel
+
+    host, mjx, other = (
+        np.asarray(jax.jit(velocity, static_argnums=0)(module.make_engine(task)))
+        for module, task in ((host_engine, held), (mjx_engine, held), (host_engine, following))
+    )
+    np.testing.assert_allclose(mjx, host, rtol=1e-5)
+    assert np.abs(host - other).max() > 1e-2
+    with pytest.raises(ValueError, match=r"^slider has hold but no applied_force, [^\n]*$"):
+        envs.make(held._replace(applied_force=None), "mujoco")
+
+
 def test_states_keep_structure_shapes_and_types():
     env, key = envs.make("ball_circle", "mjx"), jax.random.key(0)
     reset = jax.eval_shape(env.reset, key)

@@ -168,7 +168,7 @@ def test_bounds_of_termination(task, change, inside, outside):
     assert all(task.terminated(standing(task, **{change: value})) for value in outside)
 
 
-def test_observation_clips_velocities_of_what_can_fall():
+def test_observation_clips_velocities_of_hopper_and_walker():
     for task, seen in ((HOPPER, 10.0), (WALKER, 10.0), (CHEETAH, 12.0)):
         observation = task.observe(standing(task, 5.0, qvel_1=12.0, qvel_2=-12.0, qpos_2=11.0))
         joint_count = task.action_size
@@ -176,6 +176,8 @@ def test_observation_clips_velocities_of_what_can_fall():
         np.testing.assert_allclose(observation, [*start, 0.0, seen, -seen, *[0.0] * joint_count])
     observation = SWIMMER.observe(standing(SWIMMER, 5.0, qvel_1=12.0, qpos_1=3.0, qpos_2=11.0))
     np.testing.assert_allclose(observation, [11.0, 0.0, 0.0, 0.0, 12.0, 0.0, 0.0, 0.0])
+    observation = ANT.observe(standing(ANT, 5.0, qvel_0=12.0, qpos_1=3.0, qpos_14=11.0))
+    np.testing.assert_allclose(observation, [0.75, 1.0, *[0.0] * 10, 11.0, 12.0, *[0.0] * 13])
 
 
 def test_the_ant_is_slow_only_if_it_is_slow_in_the_plane():
@@ -190,6 +192,10 @@ def test_resets_are_noisy(name):
     task = BY_NAME[name]
     qpos, qvel = jax.jit(jax.vmap(task.initialize))(jax.random.split(jax.random.key(0), 2000))
     start, noise = standing(task).qpos, 0.1 if task in (CHEETAH, SWIMMER, ANT) else 5e-3
+    if task is ANT:  # an orientation has length 1, which correlates its entries
+        np.testing.assert_allclose(np.linalg.norm(qpos[:, 3:7], axis=-1), 1.0, rtol=1e-6)
+        assert np.std(qpos[:, 4:7]) > 0.05
+        qpos, start = np.delete(qpos, slice(3, 7), axis=1), np.delete(start, slice(3, 7))
     assert np.abs(qpos - start).max() <= noise * (1 + 1e-4)
     uniform = stats.uniform(-noise, 2 * noise)
     velocity = stats.norm(0, noise) if task in (CHEETAH, ANT) else uniform

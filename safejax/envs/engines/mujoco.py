@@ -173,7 +173,8 @@ class Host:
         if task.applied_force is None:
             worker.batch.step(nstep=task.substeps, stage=self.stage)
         else:
-            held = action if task.hold is None else task.hold(worker.qpos, worker.qvel, action)
+            # a copy: qpos and qvel are live
+            held = action if task.hold is None else np.array(task.hold(worker.qpos, worker.qvel, action))
             for remaining in reversed(range(task.substeps)):
                 worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
                 worker.batch.step(stage=_NONE if remaining else min(self.stage, _VEL))

@@ -5,8 +5,8 @@ costs 1 above a speed or beyond |y| = 2 m. Circle pays for going round clockwise
 beyond |x| = 6 m. What a robot adds of its own, its file says.
 
 Source: envs/tasks.py of liuzuxin/Bullet-Safety-Gym@6f9f480 (MIT), the version that DSRL's data sets were logged with;
-recomputed from recorded states, rewards agree within 1e-6. Left out: the one simulation step that the original makes
-at reset, and motor targets that survive a reset there.
+recomputed from recorded float32 states, rewards agree within 1e-4 (run) and 1e-6 (circle). Left out: the one simulation
+step that the original makes at reset, and motor targets that survive a reset there.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from safejax.types import Array, Key
-
-RUN_STEP = 1 / 30  # s; the drone's is half of it
-CIRCLE_STEP = 0.1  # s
 
 RUN_GOAL = 1000.0  # m along x
 RUN_PAY = 60.0  # per m

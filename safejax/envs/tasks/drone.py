@@ -3,20 +3,20 @@
 1.42 kg, .68 m from rotor to rotor, at first on the ground. At an action of 0 the rotors carry it, at 461.5 rad/s, and
 +-1 is a tenth more or less. Observation (17): [.1 position, .2 velocity, orientation x y z w, .1 angular velocity,
 .0025 (rotor speeds - those of an action of 0)], in the world's frame, and in drone_circle (|p| - 7) / 10. It terminates
-when it lies on its back.
+when it has turned over.
 
 | task | steps | step | reward | cost |
 |---|---|---|---|---|
 | drone_run | 200 | 1/60 s | 60 progress along x + upright | 1[abs(y) > 2 or speed > 1.5] |
 | drone_circle | 300 | 0.1 s | .1 (y vx - x vy) / (1 + abs(abs(p) - 7)) + .01 upright | 1[abs(x) > 6] |
 
-with upright = (1, or -10 on its back) - .01 |angular velocity|^2 - the number of its parts that touch the ground.
+with upright = (1, or -10 turned over) - .01 |angular velocity|^2 - the number of its parts that touch the ground.
 
 Source: Safety{DroneRun,DroneCircle}-v0 of liuzuxin/Bullet-Safety-Gym@6f9f480 (MIT), see `_bullet.py`. Rotors reach the
 speed that the action asks within a physics step, as Bullet's motors do. Bullet damps the rotation of every link with
 the square of its speed; on rotors that is the torque by which the drone turns. Its way of stepping spinning rotors also
 damps tilting, at a rate that grows with the physics step (measured; no friction of the model explains it). Single
-recorded steps in flight are repeated within 5e-4 m/s and 5e-4 rad/s (medians; a step changes them by .1), climbs within
+recorded steps in flight are repeated within 7e-4 m/s and 5e-4 rad/s (medians; a step changes them by .1), climbs within
 1 mm, thirty steps of a controller within 3 %; random flights agree in mean return, cost and length. Different: rotors
 turn at 461.5 rad/s after a reset (the original's at the last command of the episode before), and parts touch the ground
 by geometry (lowest point below TOUCH) and not by Bullet's contact points, and the ground's friction is .03, see the
@@ -122,7 +122,7 @@ def observe(view: View, *, circle: bool) -> Array:
 
 
 def fallen(view: View) -> Array:
-    """[...] bool: on its back."""
+    """[...] bool: turned over, its vertical axis below the horizon."""
     return _axis(jnp, view.qpos[..., 3:7], 2)[..., 2] < 0.0
 
 

@@ -11,8 +11,8 @@ limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000
 | swimmer_velocity | 8 | 2 | 0.04 s | 0.2282 m/s | it cannot fall |
 | ant_velocity | 27 | 8 | 0.05 s | 2.6222 m/s in the plane | 0.2 < height < 1 |
 
-Observation: qpos (m, rad) without x (swimmer, ant: x and y), then qvel (m/s, rad/s), clipped to +-10 where the robot
-can fall. With v = (x after - x before) / step, one step gives
+Observation: qpos (m, rad) without x (swimmer, ant: x and y), then qvel (m/s, rad/s), clipped to +-10 (hopper,
+walker). With v = (x after - x before) / step, one step gives
 
     reward = v + healthy_reward - control_weight |action|^2    the action as given, unclipped
     cost = 1[v > speed_limit]                                  signed: running backwards is free; ant: |(v, v_y)|
@@ -65,6 +65,7 @@ class Runner(NamedTuple):
     healthy_reward: float = 0.0
     planar: bool = False  # whether the speed limit is one of x and y together
     height: int = 1  # which coordinate is the height
+    quaternion: int | None = None  # which is the first of an orientation
     healthy_height: tuple[float, float] = (-INFINITY, INFINITY)  # m, open interval
     healthy_pitch: tuple[float, float] = (-INFINITY, INFINITY)  # rad, open interval
     healthy_state: float = INFINITY  # bound on |qpos[2:]| and |qvel|, unclipped
@@ -146,6 +147,7 @@ RUNNERS = (
         unseen=2,
         planar=True,
         height=2,
+        quaternion=3,
         healthy_reward=1.0,
         healthy_height=(0.2, 1.0),
     ),
@@ -162,6 +164,9 @@ def make_task(runner: Runner) -> Task:
     def initialize(key: Key) -> tuple[Array, Array]:
         position_key, velocity_key = jax.random.split(key)
         qpos = noise(position_key, start.shape) + start
+        if runner.quaternion is not None:
+            turn = slice(runner.quaternion, runner.quaternion + 4)
+            qpos = qpos.at[turn].divide(jnp.linalg.norm(qpos[turn]))
         if runner.gaussian_velocity:
             return qpos, runner.reset_noise * jax.random.normal(velocity_key, (velocity_size,))
         return qpos, noise(velocity_key, (velocity_size,))
