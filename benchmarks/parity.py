@@ -1,0 +1,199 @@
+"""Are the tasks those of the original simulators? python benchmarks/parity.py DIRECTORY
+
+Searches DIRECTORY for recordings (see `recordings.py`), skips all else, and prints one JSON object a task:
+
+- from the recorded states alone, in float64: errors of observation and reward, shares of wrong costs and ends;
+- single steps from every recorded state: the largest errors of the next position and velocity, and `response`, how much
+  velocities change here for every unit that they change there (ball and drone, in free motion: speed, climb and yaw,
+  and by itself the drone's tilt);
+- replays of the recorded actions from the recorded starts, until a wall is near: root mean square error and range of
+  the position, and the largest error relative to the distance travelled.
+
+`broken` lists the bounds of `BOUNDS` that do not hold; if there are any, the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from offline_to_online import OneLineParser, stop
+from recordings import Recording, find, read
+
+from safejax import envs
+from safejax.envs.engines.base import Engine
+from safejax.envs.engines.mujoco import make_engine
+
+REWARD_ERROR = 1e-2  # beyond it a reward counts as wrong
+NEAR_WALL = 11.3  # m from the middle of a wall's octagon, for a ball of radius .5 m
+FLIGHT = 0.9  # m, the height from which on a drone's motion is free: a rotor's tip is .62 m from its middle
+SLOWEST = 0.2  # m; replays are compared with at least this distance travelled
+
+_FORMULAS = {"observation_max_abs_error": 1e-4, "cost_mismatch_share": 0.0, "end_mismatch_share": 0.0}
+_RUNNER = _FORMULAS | {"reward_max_abs_error": 1e-4, "next_position_max_abs_error": 1e-3}
+_BALL = _FORMULAS | {"reward_max_abs_error": 1e-4, "replay_relative_error": 0.02, "response_error": 0.1}
+# Bullet's contacts with the ground are points that it found, ours are geometry
+# and a recorded tumble at 9 rad/s, five steps of the circle's, decides the response of the tilt
+_DRONE = _FORMULAS | {"reward_mismatch_share": 0.05, "response_error": 0.1, "tilt_response_error": 0.12}
+BOUNDS: Mapping[str, Mapping[str, float]] = {
+    "ball_run": _BALL,
+    "ball_circle": _BALL,
+    "drone_run": _DRONE,
+    "drone_circle": _DRONE,
+    **{f"{robot}_velocity": _RUNNER for robot in ("hopper", "walker2d", "half_cheetah", "swimmer")},
+    # the original's speed lags behind by a stage of its integrator
+    "ant_velocity": _RUNNER | {"reward_max_abs_error": 0.07, "cost_mismatch_share": 0.01},
+}
+"""Task -> measurement -> the most that it may be."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the options, measure, print; exit with 1 where a bound is broken."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="where recordings are")
+    options = parser.parse_args(arguments)
+    if not options.directory.is_dir():
+        stop(f"{options.directory} is no directory, expected one that holds recordings")
+    recordings = [recording for path in find(options.directory) if (recording := read(path)) is not None]
+    if not recordings:
+        stop(f"{options.directory} holds no recording of {', '.join(BOUNDS)}; see recordings.py for the layout")
+    results = [measure(recording) for recording in recordings]
+    for result in results:
+        print(json.dumps(result))
+    if any(result["broken"] for result in results):
+        sys.exit(1)
+
+
+def measure(recording: Recording) -> dict[str, Any]:
+    """Everything about one recording."""
+    engine = make_engine(envs.task(recording.task))
+    result = {
+        "task": recording.task,
+        "episodes": len(recording.rows["episode_id"]),
+        "rows": len(recording.rows["step"]),
+        **formulas(recording),
+        **single_steps(recording, engine),
+        **replays(recording, engine),
+    }
+    engine.check()
+    bounds = BOUNDS.get(recording.task, {})
+    broken = [f"{name} {result[name]:.3g} > {most:g}" for name, most in bounds.items() if not result[name] <= most]
+    return result | {"broken": broken}
+
+
+def formulas(recording: Recording) -> dict[str, float]:
+    """Observation, reward, cost and end, from the recorded states alone."""
+    task, rows = envs.task(recording.task), recording.rows
+    with jax.enable_x64(True):
+        before, after = (jax.tree.map(jnp.asarray, view) for view in (recording.before, recording.after))
+        action = jnp.asarray(rows["action"], jnp.float64)
+        reward = np.asarray(task.reward(before, after, action))
+        cost = np.asarray(jnp.minimum(task.cost(after) + task.step_cost(before, after, action), 1.0))
+        observation, ends = np.array(task.observe(after)), np.asarray(task.terminated(after))
+    error = np.abs(observation - rows["observation"])
+    if recording.task.startswith("drone"):  # a quaternion and its negative are one orientation
+        turned = np.abs(observation[:, 6:10] + rows["observation"][:, 6:10])
+        error[:, 6:10] = np.minimum(error[:, 6:10], turned.max(-1, keepdims=True))
+    wrong = np.abs(reward - rows["reward"])
+    return {
+        "observation_max_abs_error": float(error.max()),
+        "reward_max_abs_error": float(wrong.max()),
+        "reward_mismatch_share": float((wrong > REWARD_ERROR).mean()),
+        "cost_mismatch_share": float((cost != rows["cost"]).mean()),
+        "end_mismatch_share": float((ends != rows["terminated"]).mean()),
+    }
+
+
+def single_steps(recording: Recording, engine: Engine) -> dict[str, float]:
+    """One step from the state before every row but an episode's first, whose state before is the spawn."""
+    inside = np.flatnonzero(recording.rows["step"] > 1)
+    before, after = (jax.tree.map(lambda leaf: leaf[inside], v) for v in (recording.before, recording.after))
+
+    @jax.jit
+    @jax.vmap
+    def step(qpos: Any, qvel: Any, action: Any) -> Any:
+        view = engine.view(engine.step(engine.start(jnp.bool_(True), qpos, qvel), action))
+        return view.qpos, view.qvel
+
+    arrays = (before.qpos, before.qvel, recording.rows["action"][inside])
+    qpos, qvel = (np.asarray(part) for part in step(*(jnp.asarray(part, jnp.float32) for part in arrays)))
+    body = slice(0, 3) if "base_pos" in recording.rows else slice(None)  # joints and signs of quaternions differ
+    result = {
+        "next_position_max_abs_error": float(np.abs(qpos - after.qpos)[:, body].max()),
+        "next_velocity_max_abs_error": float(np.abs(qvel - after.qvel).max()),
+    }
+    if recording.task.startswith(("ball", "drone")):
+        free = _free(recording)[inside]
+        ours, theirs = (each[free, :6] - before.qvel[free, :6] for each in (qvel, after.qvel))
+        off = np.abs(np.sum(ours * theirs, axis=0) / np.sum(theirs * theirs, axis=0) - 1.0)
+        if recording.task.startswith("ball"):
+            result |= {"response_error": float(off[:2].max())}
+        else:
+            result |= {"response_error": float(off[[0, 1, 2, 5]].max()), "tilt_response_error": float(off[3:5].max())}
+    return result
+
+
+def replays(recording: Recording, engine: Engine) -> dict[str, float]:
+    """Positions under the recorded actions from the recorded starts, as long as a wall is far."""
+    rows, index = recording.rows, recording.index()
+    count, length = len(rows["episode_id"]), int(rows["step"].max())
+    actions = np.zeros((count, length, rows["action"].shape[1]), np.float32)
+    actions[index, rows["step"] - 1] = rows["action"]
+
+    @functools.partial(jax.vmap, in_axes=(0, 0, 0))
+    def replay(qpos: Any, qvel: Any, actions: Any) -> Any:
+        def step(physics: Any, action: Any) -> Any:
+            physics = engine.step(physics, action)
+            return physics, engine.view(physics).qpos
+
+        return jax.lax.scan(step, engine.start(jnp.bool_(True), qpos, qvel), actions)[1]
+
+    start = (jnp.asarray(part, jnp.float32) for part in (recording.start.qpos, recording.start.qvel))
+    found = np.asarray(jax.jit(replay)(*start, actions))[index, rows["step"] - 1]
+    where = slice(0, 2) if not recording.task.startswith("drone") else slice(0, 3)
+    theirs, begun = recording.after.qpos[:, where], recording.start.qpos[index, where]
+    error = np.linalg.norm(found[:, where] - theirs, axis=-1)
+    moved = np.linalg.norm(np.diff(theirs, axis=0, prepend=theirs[:1]), axis=-1)
+    moved = np.where(rows["step"] == 1, np.linalg.norm(theirs - begun, axis=-1), moved)
+    travelled = np.concatenate([np.cumsum(moved[index == each]) for each in range(count)])
+    far = _before_walls(recording)
+    return {
+        "position_rmse": float(np.sqrt(np.mean(error[far] ** 2))),
+        "position_range": float(np.max(np.ptp(theirs[far], axis=0))),
+        "replay_relative_error": float(np.max(error[far] / np.maximum(travelled[far], SLOWEST))),
+    }
+
+
+def _free(recording: Recording) -> np.ndarray:
+    """[rows] bool: neither end of the step touches what gets in the way."""
+    rows = recording.rows
+    touched = rows["other_contacts"] > 0 if "other_contacts" in rows else np.zeros(len(rows["step"]), bool)
+    if recording.task.startswith("drone"):
+        low = np.minimum(recording.before.qpos[:, 2], recording.after.qpos[:, 2]) < FLIGHT
+        touched = touched | low | (rows["link_ground_contact"].sum(-1) > 0)
+    return ~(touched | np.concatenate([touched[:1], touched[:-1]])) & _before_walls(recording)
+
+
+def _before_walls(recording: Recording) -> np.ndarray:
+    """[rows] bool: no wall has been near in the episode so far. Only the circles have walls."""
+    rows, index = recording.rows, recording.index()
+    if not recording.task.endswith("_circle"):
+        return np.ones(len(index), bool)
+    angles = np.arange(8) * np.pi / 4
+    normals = np.stack([np.cos(angles), np.sin(angles)])
+    ahead = recording.before.qpos[:, :2] + 0.1 * recording.before.qvel[:, :2]
+    reach = np.maximum(recording.before.qpos[:, :2] @ normals, ahead @ normals).max(-1)
+    near = (reach > NEAR_WALL) | (rows["other_contacts"] > 0)
+    return np.concatenate([np.logical_or.accumulate(near[index == each]) for each in range(index.max() + 1)]) == 0
+
+
+if __name__ == "__main__":
+    main()
