@@ -121,16 +121,17 @@ TASKS = {
 }
 """By D4RL name without version (locomotion -v2, antmaze -v0, pen -v1, kitchen -v0)."""
 
-_ROBOTS = {"halfcheetah": "half_cheetah", "hopper": "hopper", "walker2d": "walker2d"}
+# ours -> the papers'; none of them ran the ant
+_ROBOTS = {"half_cheetah": "halfcheetah", "hopper": "hopper", "walker2d": "walker2d", "ant": "walker2d"}
 
 RELATIVES = {
     "point_maze_umaze-play": "antmaze-umaze",
     "point_maze_umaze-diverse": "antmaze-umaze-diverse",
     **{f"point_maze_{kind}": f"antmaze-{kind}" for kind in ("medium-play", "medium-diverse")},
     **{f"point_maze_{kind}": f"antmaze-{kind}" for kind in ("large-play", "large-diverse")},
-    **{f"{ours}_velocity-medium": f"{theirs}-medium" for theirs, ours in _ROBOTS.items()},
-    **{f"{ours}_velocity-medium-replay": f"{theirs}-medium-replay" for theirs, ours in _ROBOTS.items()},
-    **{f"{ours}_velocity-expert": f"{theirs}-medium-expert" for theirs, ours in _ROBOTS.items()},
+    **{f"{ours}_velocity-medium": f"{theirs}-medium" for ours, theirs in _ROBOTS.items()},
+    **{f"{ours}_velocity-medium-replay": f"{theirs}-medium-replay" for ours, theirs in _ROBOTS.items()},
+    **{f"{ours}_velocity-expert": f"{theirs}-medium-expert" for ours, theirs in _ROBOTS.items()},
 }
 """Data set made by `behavior.py` -> the closest of `TASKS`."""
 
