@@ -64,9 +64,7 @@ class Config:
     quantile: float = 0.6  # tau of the second
     exponential: float = 1.0  # alpha of the third
     candidate_count: int = 64  # N
-    selection: str = (
-        "auto"  # how exploration chooses: "argmax" or "weighted"; "auto": the second in the safe form alone
-    )
+    selection: str = "auto"  # how exploration chooses: "argmax", or "weighted", which "auto" is in the safe form alone
     target_update_rate: float = 0.005
     learning_rate: float = 3e-4  # critic and value
     actor_learning_rate: float = 3e-4

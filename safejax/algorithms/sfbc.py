@@ -169,7 +169,11 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         cost_q = safety.cost_values(safe, reached, actions, networks=networks.safety)
         score = lagrangian(q, cost_q, safe.multiplier.value, rescale=True)
         share = jax.nn.softmax(sharpness * score, axis=0)
-        safe, safety_metrics = safety.update(safe, rows, actions, share, config=config.safety, networks=networks.safety)
+        # asked at the same states, the candidates' costs are computed once
+        asked = rows._replace(next_observation=reached)
+        safe, safety_metrics = safety.update(
+            safe, asked, actions, share, config=config.safety, networks=networks.safety
+        )
         cost_value = jnp.mean(jnp.sum(share * cost_q, axis=0))
         safe, tick_metrics = safety.tick(safe, cost_value, config=config.safety)
         metrics |= safety_metrics | tick_metrics

@@ -11,9 +11,9 @@ an octagon of walls 11.9 m from the origin. Observation (7), in the world's fram
 
 Source: Safety{BallRun,BallCircle}-v0 of liuzuxin/Bullet-Safety-Gym@6f9f480 (MIT), see `_bullet.py`. The original runs
 on Bullet; what Bullet adds to rigid-body physics is in `applied_force`, its contact law is in the MJCF. Replayed
-recordings of the original stay within 1 % (run) and 1.5 % (circle) of the distance travelled until the ball first meets
-a wall; a hard impact depends on how deep the ball penetrates, so paths part after it. The original's extra simulation
-step at reset changes the height of a ball at rest by 1e-5 m and nothing else.
+recordings of the original stay within 1.1 % (run) and 1.5 % (circle) of the distance travelled until the ball first
+meets a wall; a hard impact depends on how deep the ball penetrates, so paths part after it. The original's extra
+simulation step at reset changes the height of a ball at rest by 1e-5 m and nothing else.
 """
 
 from __future__ import annotations

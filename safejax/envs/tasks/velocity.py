@@ -23,11 +23,11 @@ environment that ends when unhealthy. A state that is not finite counts as falle
 Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer,Ant}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al.
 2023, https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
 environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are replayed
-with all their contacts within 4e-7 m, which is float32 rounding, as are a hundred steps of the swimmer and single
-steps of half cheetah and ant, whose episodes are chaotic and part after some 50 steps. Different: tasks read x in
-float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m (half
-cheetah); the ant's v is that of the step, where the original's lags behind by a stage of its integrator (.001 m/s in
-the median, at most .06).
+with all their contacts within 4e-7 m, which is float32 rounding, as are whole episodes of the swimmer; single steps
+of half cheetah and ant agree within 2e-6 m, their episodes are chaotic and part after some 50 steps. Different: tasks
+read x in float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m
+(half cheetah); the ant's v is that of the step, where the original's lags behind by a stage of its integrator (.001
+m/s in the median, at most .06).
 """
 
 from __future__ import annotations
@@ -58,14 +58,11 @@ class Runner(NamedTuple):
     control_weight: float
     reset_noise: float  # half width of the uniform noise on qpos and qvel at reset
     reference: Reference
-    velocity_size: int | None = None  # nv, where it is not nq
+    free: bool = False  # a free joint carries it: x, y, height, orientation; and its limit is on x and y together
     gaussian_velocity: bool = False  # qvel's noise is normal, with `reset_noise` as standard deviation
     velocity_clip: float = INFINITY  # bound on qvel in the observation
     unseen: int = 1  # leading coordinates that the observation leaves out
     healthy_reward: float = 0.0
-    planar: bool = False  # whether the speed limit is one of x and y together
-    height: int = 1  # which coordinate is the height
-    quaternion: int | None = None  # which is the first of an orientation
     healthy_height: tuple[float, float] = (-INFINITY, INFINITY)  # m, open interval
     healthy_pitch: tuple[float, float] = (-INFINITY, INFINITY)  # rad, open interval
     healthy_state: float = INFINITY  # bound on |qpos[2:]| and |qvel|, unclipped
@@ -137,17 +134,14 @@ RUNNERS = (
         timestep=0.01,
         substeps=5,
         start=(0.0, 0.0, 0.75, 1.0, *[0.0] * 11),
-        velocity_size=14,
         action_size=8,
         speed_limit=2.6222,
         control_weight=0.5,
         reset_noise=0.1,
         reference=Reference("AntVelocity", 6.1519012451171875, 2976.276611328125, 250.0),
+        free=True,
         gaussian_velocity=True,
         unseen=2,
-        planar=True,
-        height=2,
-        quaternion=3,
         healthy_reward=1.0,
         healthy_height=(0.2, 1.0),
     ),
@@ -158,15 +152,14 @@ def make_task(runner: Runner) -> Task:
     """The velocity task of `runner`, whose qpos starts with x, or x and y; what can pitch has x, height, pitch."""
     control_step = runner.substeps * runner.timestep
     start = np.asarray(runner.start, np.float32)  # NumPy: nothing runs on a device at import
-    velocity_size = runner.velocity_size or len(start)
+    velocity_size = len(start) - runner.free  # an orientation has four numbers and three rates
     noise = functools.partial(jax.random.uniform, minval=-runner.reset_noise, maxval=runner.reset_noise)
 
     def initialize(key: Key) -> tuple[Array, Array]:
         position_key, velocity_key = jax.random.split(key)
         qpos = noise(position_key, start.shape) + start
-        if runner.quaternion is not None:
-            turn = slice(runner.quaternion, runner.quaternion + 4)
-            qpos = qpos.at[turn].divide(jnp.linalg.norm(qpos[turn]))
+        if runner.free:
+            qpos = qpos.at[3:7].divide(jnp.linalg.norm(qpos[3:7]))
         if runner.gaussian_velocity:
             return qpos, runner.reset_noise * jax.random.normal(velocity_key, (velocity_size,))
         return qpos, noise(velocity_key, (velocity_size,))
@@ -175,7 +168,7 @@ def make_task(runner: Runner) -> Task:
         qvel = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
         return jnp.concatenate([view.qpos[..., runner.unseen :], qvel], axis=-1)
 
-    def velocity(before: View, after: View) -> Array:  # [..., 2]; the second is y's only for what is `planar`
+    def velocity(before: View, after: View) -> Array:  # [..., 2]; the second is y's only for what is `free`
         return (after.qpos[..., :2] - before.qpos[..., :2]) / control_step
 
     def reward(before: View, after: View, action: Array) -> Array:
@@ -185,11 +178,11 @@ def make_task(runner: Runner) -> Task:
     def step_cost(before: View, after: View, action: Array) -> Array:
         del action
         moved = velocity(before, after)
-        speed = jnp.linalg.norm(moved, axis=-1) if runner.planar else moved[..., 0]
+        speed = jnp.linalg.norm(moved, axis=-1) if runner.free else moved[..., 0]
         return (speed > runner.speed_limit).astype(jnp.float32)
 
     def terminated(view: View) -> Array:
-        height, pitch = view.qpos[..., runner.height], view.qpos[..., 2]
+        height, pitch = view.qpos[..., 2 if runner.free else 1], view.qpos[..., 2]
         rest = jnp.concatenate([view.qpos[..., 2:], view.qvel], axis=-1)
         healthy = _inside(height, *runner.healthy_height) & _inside(pitch, *runner.healthy_pitch)
         healthy &= jnp.all(jnp.isfinite(view.qpos), axis=-1)
