@@ -129,6 +129,7 @@ class EnvState(NamedTuple):
     truncated: Array  # [] bool, time ended the episode on this step
     final_observation: ArrayTree  # [O], after this step and before any reset
     steps: Array  # [] int32, steps made in the current episode
+    layout: ArrayTree = ()  # what the task drew beside the physics: where goals and hazards are
 
 
 class Env(NamedTuple):
@@ -142,6 +143,7 @@ class Env(NamedTuple):
     name: str = ""
     discrete: bool = False
     check: Callable[[], None] = lambda: None  # raises what a host engine kept back; call between chunks
+    scene: Any = None  # what may be drawn: safejax.envs.rendering.Scene
 
 
 def example_transition(env: Env) -> Transition:

@@ -37,10 +37,10 @@ import functools
 import jax
 
 from safejax.envs.tasks import load, names
-from safejax.envs.tasks.base import Reference, Task, View, normalized_cost, normalized_return
+from safejax.envs.tasks.base import Reference, Start, Task, View, normalized_cost, normalized_return
 from safejax.types import Env, check_choice
 
-__all__ = ["Reference", "Task", "View", "make", "names", "normalized_cost", "normalized_return", "task"]
+__all__ = ["Reference", "Start", "Task", "View", "make", "names", "normalized_cost", "normalized_return", "task"]
 
 ENGINES = ("mujoco", "mjx")
 

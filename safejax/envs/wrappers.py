@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from safejax.envs.engines.base import Engine
-from safejax.envs.tasks.base import Task
-from safejax.types import Array, Env, EnvState, Key
+from safejax.envs.tasks.base import Start, Task
+from safejax.types import Array, ArrayTree, Env, EnvState, Key
 
 
 def build(task: Task, engine: Engine) -> Env:
@@ -26,35 +28,43 @@ def build(task: Task, engine: Engine) -> Env:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
 
     def reset(key: Key) -> EnvState:
-        physics = engine.start(jnp.ones((), bool), *task.initialize(key))
-        observation = _observation(physics)
+        start = Start(*task.initialize(key))
+        physics = engine.start(jnp.ones((), bool), *start)
+        observation = observe(physics, start.layout)
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
-        return EnvState(physics, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32))
+        return EnvState(physics, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), start.layout)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
-        physics = engine.step(state.physics, action)
-        before, after = engine.view(state.physics), engine.view(physics)
-        final_observation = _observation(physics)
+        layout, start_key, layout_key = state.layout, key, key
+        if task.rearrange is not None:
+            start_key, layout_key = jax.random.split(key)
+        physics = engine.step(state.physics, action, layout)
+        before, after = (engine.view(moment)._replace(layout=layout) for moment in (state.physics, physics))
+        if task.rearrange is not None:
+            layout = task.rearrange(after, layout_key)
+        final_observation = observe(physics, layout)
         steps = state.steps + 1
         terminated = jnp.asarray(task.terminated(after), bool)
         truncated = (steps >= task.episode_length) & ~terminated
         done = terminated | truncated
-        # `start` is told where it is needed: a cond around it would run it everywhere under vmap
-        fresh = engine.start(done, *task.initialize(key))
-        physics = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, physics)
+        start = where_needed(done, lambda: Start(*task.initialize(start_key)))
+        # `engine.start` is told where it is needed: a cond around it would run it everywhere under vmap
+        fresh = engine.start(done, *start), start.layout
+        physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
         return EnvState(
             physics=physics,
-            observation=jnp.where(done, _observation(fresh), final_observation),
+            observation=jnp.where(done, observe(*fresh), final_observation),
             reward=jnp.asarray(task.reward(before, after, action), jnp.float32),
             cost=jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32),
             terminated=terminated,
             truncated=truncated,
             final_observation=final_observation,
             steps=jnp.where(done, 0, steps),
+            layout=layout,
         )
 
-    def _observation(physics) -> Array:
-        return jnp.asarray(task.observe(engine.view(physics)), jnp.float32)
+    def observe(physics: ArrayTree, layout: ArrayTree) -> Array:
+        return jnp.asarray(task.observe(engine.view(physics)._replace(layout=layout)), jnp.float32)
 
     return Env(
         reset=reset,
@@ -65,3 +75,12 @@ def build(task: Task, engine: Engine) -> Env:
         name=task.name,
         check=engine.check,
     )
+
+
+def where_needed(needed: Array, draw: Callable[[], ArrayTree]) -> ArrayTree:
+    """`draw()` where `needed` [] is true, else zeros; under `vmap`, nothing at all while no row needs it.
+
+    A loop of at most one round: unlike a `cond`, it keeps its condition under `vmap`.
+    """
+    zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(draw))
+    return jax.lax.while_loop(lambda carry: carry[0], lambda _: (jnp.zeros((), bool), draw()), (needed, zeros))[1]

@@ -12,7 +12,7 @@ from scipy import stats
 from safejax import envs
 from safejax.data import episode_returns
 from safejax.envs import maze_behavior, tasks
-from safejax.envs.engines.base import asset_path
+from safejax.envs.engines.base import load_model
 from safejax.envs.tasks import View
 from safejax.envs.tasks.point_maze import GOAL_RADIUS, MAZES, START_NOISE, cells, centers, is_wall, start_in
 from safejax.training import collect_maze
@@ -80,7 +80,7 @@ def test_a_file_may_bind_a_family(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", MAZES)
 def test_the_boxes_are_the_walls_of_the_map(name):
     maze = MAZES[name]
-    model = mujoco.MjModel.from_xml_path(asset_path(envs.task(name).model))
+    model = load_model(envs.task(name).model)
     walls = [i for i in range(model.ngeom) if model.geom(i).name.startswith("wall")]
     assert (model.geom_type[walls] == mujoco.mjtGeom.mjGEOM_BOX).all()
     low, high = (model.geom_pos[walls, :2] + sign * model.geom_size[walls, :2] for sign in (-1, 1))

@@ -30,8 +30,8 @@ TASK = Task(
     terminated=lambda view: view.qpos[..., 0] > 100,
 )
 ENGINE = Engine(
-    start=lambda needed, qpos, qvel: jnp.where(needed, qpos[0], -1.0),
-    step=lambda physics, action: physics + jnp.clip(action[0], -1, 1),
+    start=lambda needed, qpos, qvel, layout: jnp.where(needed, qpos[0], -1.0),
+    step=lambda physics, action, layout: physics + jnp.clip(action[0], -1, 1),
     view=view_of,
 )
 ENV = build(TASK, ENGINE)

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import mujoco
 
 from safejax.envs.tasks.base import View
-from safejax.types import Array, ArrayTree
+from safejax.types import ArrayTree
 
 
 class Engine(NamedTuple):
     """Physics of one task."""
 
-    start: Callable[[Array, Array, Array], ArrayTree]  # (needed bool [], qpos [nq], qvel [nv]) -> physics
-    step: Callable[[ArrayTree, Array], ArrayTree]  # (physics, action [A], clipped inside) -> physics one step later
-    view: Callable[[ArrayTree], View]  # what a task may read, current at the new state
+    start: Callable[..., ArrayTree]  # (needed bool [], qpos [nq], qvel [nv], layout=()) -> physics
+    step: Callable[..., ArrayTree]  # (physics, action [A], clipped inside, layout=()) -> physics one step later
+    view: Callable[[ArrayTree], View]  # what a task may read, current at the new state, without the layout
     check: Callable[[], None] = lambda: None  # raises what went wrong since the last call
+    model: Any = None  # mujoco.MjModel
 
 
-def asset_path(model: str) -> str:
-    """Path of an MJCF file that ships with the package; an absolute path stays as it is."""
-    return str(resources.files("safejax.envs") / "assets" / model)
+PHYSICS = View._fields[:-1]
+"""The fields of a `View` that an engine fills."""
+
+
+def load_model(model: str) -> Any:
+    """The `mujoco.MjModel` of a task's `model`: MJCF text, an absolute path, or a file that ships with the package.
+
+    Raises:
+      ValueError: if MuJoCo cannot read it.
+    """
+    if model.lstrip().startswith("<"):
+        return mujoco.MjModel.from_xml_string(model)  # pyright: ignore[reportAttributeAccessIssue]
+    path = str(resources.files("safejax.envs") / "assets" / model)
+    return mujoco.MjModel.from_xml_path(path)  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 
-from safejax.envs.engines.base import Engine, asset_path
+from safejax.envs.engines.base import PHYSICS, Engine, load_model
 from safejax.envs.tasks.base import Task, View
-from safejax.types import Array
+from safejax.types import Array, ArrayTree
 
 
 def import_mjx() -> ModuleType:
@@ -43,6 +42,8 @@ class Physics(NamedTuple):
     view: View  # holds qpos and qvel
     act: Array  # [na] actuator activations
     qacc_warmstart: Array  # [nv] where the constraint solver starts
+    time: Array  # [] s since the episode's start
+    mocap: Array  # [nmocap, 3] positions of the bodies that the task moves
 
 
 def make_engine(task: Task) -> Engine:
@@ -52,41 +53,47 @@ def make_engine(task: Task) -> Engine:
       ValueError: if MuJoCo cannot read the model.
       NotImplementedError: if the model uses a feature that mjx lacks.
     """
-    model = mujoco.MjModel.from_xml_path(asset_path(task.model))
+    model = load_model(task.model)
     with jax.ensure_compile_time_eval():
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
     def look(data: Any) -> View:
         data = forward(mjx_model, data) if model.nsensor else mjx.kinematics(mjx_model, data)
-        return View(*(getattr(data, field).astype(jnp.float32) for field in View._fields))
+        return View(*(getattr(data, field).astype(jnp.float32) for field in PHYSICS))
 
-    def start(needed: Array, qpos: Array, qvel: Array) -> Physics:
+    def mocap_at(layout: ArrayTree, time: Array, mocap: Array) -> Array:
+        return mocap if task.mocap is None else task.mocap(layout, time)
+
+    def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
         del needed  # computed everywhere: a GPU has nothing to gain
-        data = empty.replace(qpos=qpos, qvel=qvel)
-        return Physics(look(data), empty.act, jnp.zeros_like(qvel))
+        mocap = mocap_at(layout, empty.time, empty.mocap_pos)
+        data = empty.replace(qpos=qpos, qvel=qvel, mocap_pos=mocap)
+        return Physics(look(data), empty.act, jnp.zeros_like(qvel), empty.time, mocap)
 
-    def step(physics: Physics, action: Array) -> Physics:
+    def step(physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
         action = jnp.clip(action, -1.0, 1.0)
         ctrl = empty.ctrl if task.control is None else task.control(action)
         held = action if task.hold is None else task.hold(physics.view.qpos, physics.view.qvel, action)
 
-        def data_of(qpos: Array, qvel: Array, act: Array, qacc_warmstart: Array) -> Any:
+        def data_of(qpos: Any, qvel: Any, act: Any, qacc_warmstart: Any, time: Any, mocap: Any) -> Any:
             force = empty.qfrc_applied
             if task.applied_force is not None:
                 force = task.applied_force(qpos, qvel, held)
-            return empty.replace(
-                qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, ctrl=ctrl, qfrc_applied=force
-            )
+            state = dict(qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, time=time, mocap_pos=mocap)
+            return empty.replace(**state, ctrl=ctrl, qfrc_applied=force)
 
         def substep(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+            if task.mocap_moves:
+                carry = (*carry[:-1], mocap_at(layout, *carry[-2:]))
             data = mjx.step(mjx_model, data_of(*carry))
-            return (data.qpos, data.qvel, data.act, data.qacc_warmstart), None
+            return (data.qpos, data.qvel, data.act, data.qacc_warmstart, data.time, carry[-1]), None
 
-        carry = (physics.view.qpos, physics.view.qvel, physics.act, physics.qacc_warmstart)
-        (qpos, qvel, act, qacc_warmstart), _ = jax.lax.scan(substep, carry, length=task.substeps)
-        return Physics(look(data_of(qpos, qvel, act, qacc_warmstart)), act, qacc_warmstart)
+        view, act, warmstart, time, mocap = physics
+        carry = (view.qpos, view.qvel, act, warmstart, time, mocap_at(layout, time, mocap))
+        carry, _ = jax.lax.scan(substep, carry, length=task.substeps)
+        return Physics(look(data_of(*carry)), *carry[2:])
 
-    return Engine(start, step, lambda physics: physics.view)
+    return Engine(start, step, lambda physics: physics.view, model=model)
 
 
 def forward(mjx_model: Any, data: Any) -> Any:

@@ -25,9 +25,9 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from safejax.envs.engines.base import Engine, asset_path
+from safejax.envs.engines.base import PHYSICS, Engine, load_model
 from safejax.envs.tasks.base import Task, View
-from safejax.types import Array
+from safejax.types import Array, ArrayTree
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _NONE, _POS, _VEL = (int(getattr(mujoco.mjtStage, f"mjSTAGE_{name}")) for name in ("NONE", "POS", "VEL"))
@@ -54,21 +54,24 @@ def make_engine(task: Task, thread_count: int | None = None) -> Engine:
     row_spec = jax.ShapeDtypeStruct((2 * host.state_size,), jnp.uint32)
     seen_spec = jax.ShapeDtypeStruct((host.view_size,), jnp.float32)
 
-    def call(function: Any, *arguments: Array) -> Physics:
+    def call(function: Any, *arguments: ArrayTree) -> Physics:
         # broadcast_all hands over every batch axis at once: one call for all seeds and environments
         specs = (row_spec, seen_spec)
         return Physics(*jax.pure_callback(function, specs, *arguments, vmap_method="broadcast_all"))
 
-    def start(needed: Array, qpos: Array, qvel: Array) -> Physics:
-        return call(host.start, needed, qpos, qvel)
+    def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
+        return call(host.start, needed, qpos, qvel, _crossing(layout))
 
-    def step(physics: Physics, action: Array) -> Physics:
-        return call(host.step, physics.rows, action)
+    def step(physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
+        return call(host.step, physics.rows, action, _crossing(layout))
+
+    def _crossing(layout: ArrayTree) -> ArrayTree:
+        return () if task.mocap is None else layout  # nothing else on the host reads it
 
     def view(physics: Physics) -> View:
         return split_view(physics.seen, host.view_shapes)
 
-    return Engine(start, step, view, host.check)
+    return Engine(start, step, view, host.check, host.model)
 
 
 class Host:
@@ -77,7 +80,7 @@ class Host:
     def __init__(self, task: Task, thread_count: int) -> None:
         self.task = task
         self.thread_count = thread_count
-        self.model = mujoco.MjModel.from_xml_path(asset_path(task.model))
+        self.model = load_model(task.model)
         # a diverged simulation must show as NaN, not restart silently
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.state_size = mujoco.mj_stateSize(self.model, _STATE)
@@ -91,13 +94,14 @@ class Host:
         self._lock = threading.Lock()
         self._failure: Exception | None = None
 
-    def start(self, needed: Any, qpos: Any, qvel: Any) -> tuple[np.ndarray, np.ndarray]:
+    def start(self, needed: Any, qpos: Any, qvel: Any, layout: Any = ()) -> tuple[np.ndarray, np.ndarray]:
         """Fresh states where `needed`, zeros elsewhere. No work beyond the zeros where none is needed.
 
         Args:
           needed: [...] bool.
           qpos: [..., nq].
           qvel: [..., nv].
+          layout: what `task.mocap` reads, leaves [..., ...].
 
         Returns:
           rows [..., 2 * nstate] uint32 and seen [..., view size] float32.
@@ -109,19 +113,20 @@ class Host:
         if ids.size:
             with self._lock:
                 try:
-                    positions, velocities = (np.asarray(part).reshape(needed.size, -1)[ids] for part in (qpos, qvel))
-                    self._start(needed.size, ids, positions, velocities, rows, seen)
+                    drawn = _flat((qpos, qvel, layout), needed.ndim)
+                    self._start(needed.size, ids, jax.tree.map(lambda leaf: leaf[ids], drawn), rows, seen)
                 except Exception as failure:
                     self._keep(failure)
                     rows[...], seen[...] = np.nan, np.nan
         return rows.view(np.uint32), seen
 
-    def step(self, rows: Any, action: Any) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, rows: Any, action: Any, layout: Any = ()) -> tuple[np.ndarray, np.ndarray]:
         """One environment step: `substeps` of physics, then a forward pass at the new state.
 
         Args:
           rows: [..., 2 * nstate] uint32.
           action: [..., A]; clipped to [-1, 1] here.
+          layout: as `start`.
 
         Returns:
           rows and seen, as `start` does.
@@ -131,7 +136,8 @@ class Host:
         seen = np.empty((math.prod(leading), self.view_size), np.float32)
         with self._lock:
             try:
-                state = self._step(rows.reshape(-1, rows.shape[-1]).view(np.float64), action, seen)
+                layout = _flat(layout, len(leading))
+                state = self._step(rows.reshape(-1, rows.shape[-1]).view(np.float64), action, layout, seen)
             except Exception as failure:
                 self._keep(failure)
                 state = np.full((len(seen), self.state_size), np.nan)
@@ -150,17 +156,19 @@ class Host:
         if failure is not None:
             raise failure
 
-    def _start(self, count, ids, positions, velocities, rows, seen) -> None:
+    def _start(self, count, ids, drawn, rows, seen) -> None:
         worker = self._worker(count)
         worker.state[ids] = self.default_row
-        worker.qpos[ids], worker.qvel[ids] = positions, velocities
+        worker.qpos[ids], worker.qvel[ids], layout = drawn
+        if self.task.mocap is not None:
+            worker.mocap[ids] = self.task.mocap(layout, worker.time[ids])
         worker.batch.forward(ids=ids, stage=self.stage)
         rows.reshape(count, -1)[ids] = worker.state[ids]
         worker.read(seen.reshape(count, -1), ids)
         self.starts += ids.size
 
-    def _step(self, state: np.ndarray, action: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        worker, task = self._worker(len(state)), self.task
+    def _step(self, state: np.ndarray, action: np.ndarray, layout: Any, seen: np.ndarray) -> np.ndarray:
+        worker = self._worker(len(state))
         given = action.reshape(len(state), -1)
         action = np.clip(given.astype(np.float64), -1.0, 1.0)
         worker.state[...] = state
@@ -168,26 +176,38 @@ class Host:
         if lost.any():
             # keep NaN from MuJoCo, which would write a log file: step a stand-in and mark it below
             worker.state[lost], action[lost] = self.default_row, 0.0
-        if task.control is not None:
-            worker.ctrl[...] = task.control(action)
-        if task.applied_force is None:
-            worker.batch.step(nstep=task.substeps, stage=self.stage)
-        else:
-            # a copy: qpos and qvel are live
-            held = action if task.hold is None else np.array(task.hold(worker.qpos, worker.qvel, action))
-            for remaining in reversed(range(task.substeps)):
-                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
-                worker.batch.step(stage=_NONE if remaining else min(self.stage, _VEL))
-            if self.stage > _VEL:  # accelerations at the new state come from the force at the new state
-                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
-                worker.batch.forward(stage=self.stage)
+        self._move(worker, action, layout)
         worker.read(seen)
         state = worker.state.copy()
         lost |= ~(np.abs(seen) < mujoco.mjMAXVAL).all(axis=-1)
         if lost.any():
             state[lost], seen[lost] = np.nan, np.nan
-            self._keep(_diverged(task.name, lost, given))
+            self._keep(_diverged(self.task.name, lost, given))
         return state
+
+    def _move(self, worker: _Worker, action: np.ndarray, layout: Any) -> None:
+        """The physics of one environment step, on the worker's state."""
+        task, batch = self.task, worker.batch
+        if task.control is not None:
+            worker.ctrl[...] = task.control(action)
+        if task.mocap is not None:
+            worker.mocap[...] = task.mocap(layout, worker.time)
+        if task.applied_force is None and not task.mocap_moves:
+            batch.step(nstep=task.substeps, stage=self.stage)
+            return
+        # a copy: qpos and qvel are live
+        held = action if task.hold is None else np.array(task.hold(worker.qpos, worker.qvel, action))
+        for remaining in reversed(range(task.substeps)):
+            if task.mocap is not None and task.mocap_moves:
+                worker.mocap[...] = task.mocap(layout, worker.time)
+            if task.applied_force is not None:
+                worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
+            last_stage = self.stage if task.applied_force is None else min(self.stage, _VEL)
+            batch.step(stage=_NONE if remaining else last_stage)
+        if task.applied_force is not None and self.stage > _VEL:
+            # accelerations at the new state come from the force at the new state
+            worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
+            batch.forward(stage=self.stage)
 
     def _worker(self, count: int) -> _Worker:
         if count not in self._workers:
@@ -214,7 +234,8 @@ class _Worker:
         self.state = self.batch.state
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         self.force, self.ctrl = self.batch.bind("qfrc_applied"), self.batch.bind("ctrl")
-        fields = [self.batch.bind(name).reshape(count, -1) for name in View._fields]
+        self.mocap, self.time = self.batch.bind("mocap_pos"), self.batch.bind("time")
+        fields = [self.batch.bind(name).reshape(count, -1) for name in PHYSICS]
         ends = np.cumsum([field.shape[1] for field in fields])
         self.fields = [
             (slice(end - field.shape[1], end), field)
@@ -225,6 +246,15 @@ class _Worker:
     def read(self, seen: np.ndarray, ids: Any = slice(None)) -> None:
         for columns, field in self.fields:
             seen[ids, columns] = field[ids]
+
+
+def _flat(tree: Any, leading: int) -> Any:
+    """NumPy leaves whose `leading` first axes are one."""
+
+    def flat(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf).reshape(math.prod(leaf.shape[:leading]), *leaf.shape[leading:])
+
+    return jax.tree.map(flat, tree)
 
 
 def view_shapes(model: mujoco.MjModel) -> tuple[tuple[int, ...], ...]:

@@ -6,9 +6,9 @@ import functools
 import importlib
 import pkgutil
 
-from safejax.envs.tasks.base import Reference, Task, View, normalized_cost, normalized_return
+from safejax.envs.tasks.base import Reference, Start, Task, View, normalized_cost, normalized_return
 
-__all__ = ["Reference", "Task", "View", "load", "names", "normalized_cost", "normalized_return"]
+__all__ = ["Reference", "Start", "Task", "View", "load", "names", "normalized_cost", "normalized_return"]
 
 
 def names() -> tuple[str, ...]:

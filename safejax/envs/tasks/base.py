@@ -7,17 +7,26 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from safejax.types import Array, Key
+from safejax.types import Array, ArrayTree, Key
 
 
 class View(NamedTuple):
-    """The part of the physics that a task may read; float32, SI units, any leading axes."""
+    """What a task may read: a part of the physics, and the layout; float32, SI units, any leading axes."""
 
     qpos: Array  # [..., nq] generalised positions; quaternions are w, x, y, z
     qvel: Array  # [..., nv] generalised velocities; a free joint's angular velocity is in the body's frame
     sensordata: Array  # [..., nsensordata]
     xpos: Array  # [..., nbody, 3] world positions of the body frames
     xquat: Array  # [..., nbody, 4] world orientations of the body frames, w, x, y, z
+    layout: ArrayTree = ()  # what the task drew beside the physics, see `Start`
+
+
+class Start(NamedTuple):
+    """A fresh episode."""
+
+    qpos: Array  # [nq]
+    qvel: Array  # [nv]
+    layout: ArrayTree = ()  # where goals and hazards are, which button counts: arrays of fixed shapes
 
 
 class Reference(NamedTuple):
@@ -45,17 +54,18 @@ def _free(before: View, after: View, action: Array) -> Array:
 class Task(NamedTuple):
     """A world without its physics engine. Functions take one simulation or any leading axes.
 
-    `applied_force`, `hold` and `control` are written with the array API (`xp = qvel.__array_namespace__()`): the host
-    engine calls them with float64 NumPy arrays, the mjx engine with JAX arrays. All others are JAX functions.
+    `applied_force`, `hold`, `control` and `mocap` are written with the array API (`xp = qvel.__array_namespace__()`):
+    the host engine calls them with NumPy arrays, float64 but for the layout, the mjx engine with JAX arrays. All others
+    are JAX functions.
     """
 
     name: str  # as in `safejax.envs.make`
-    model: str  # MJCF file in safejax/envs/assets, or an absolute path
+    model: str  # MJCF file in safejax/envs/assets, or an absolute path, or the text of one, which begins with "<"
     substeps: int  # physics steps per environment step
     episode_length: int  # environment steps until truncation
     observation_size: int  # O
     action_size: int  # A
-    initialize: Callable[[Key], tuple[Array, Array]]  # key -> (qpos [nq], qvel [nv]) of a fresh episode
+    initialize: Callable[[Key], tuple]  # key -> a `Start`, or its (qpos [nq], qvel [nv]) where there is no layout
     observe: Callable[[View], Array]  # view -> [..., O]
     reward: Callable[[View, View, Array], Array]  # (before, after, action [..., A] as given, unclipped) -> [...]
     cost: Callable[[View], Array]  # view after the step -> [...] >= 0
@@ -63,6 +73,9 @@ class Task(NamedTuple):
     control: Callable[[Any], Any] | None = None  # action [..., A] in [-1, 1] -> ctrl [..., nu]
     applied_force: Callable[[Any, Any, Any], Any] | None = None  # (qpos, qvel, action) -> [..., nv], every substep
     hold: Callable[[Any, Any, Any], Any] | None = None  # as `applied_force`, once a step: what it gets for the action
+    mocap: Callable[[Any, Any], Any] | None = None  # (layout, time [...] s) -> positions [..., nmocap, 3] of its bodies
+    mocap_moves: bool = False  # whether `mocap` depends on the time: then every substep asks it, else every step
+    rearrange: Callable[[View, Key], ArrayTree] | None = None  # view after the step -> the layout from the next step on
     step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
     reference: Reference | None = None
