@@ -1,0 +1,97 @@
+"""The robots of the navigation tasks: what each one is, senses and does. The worlds around them are in the tasks.
+
+| robot | action in [-1, 1] | observation | step |
+|---|---|---|---|
+| point | thrust ahead; turn | 12 | 0.02 s |
+
+A robot's MJCF is a whole world with an empty floor; `mjcf` puts objects and their sensors into it. The robot comes
+first in everything: body 1 is its root "agent", qpos, qvel and sensordata begin with its own, which `Robot.nq`, `nv`
+and `sensor_size` count. Observation: accelerometer (m/s^2), velocimeter (m/s), gyro (rad/s) and magnetometer (the
+field (0, -.5, 0) of the world), three numbers each in the robot's frame.
+
+Point: a slider of 5 g at a fixed height. Thrust .015 N from |action| = .05 on, time constant .52 s, 1.5 m/s at most;
+a servo turns it at up to 3 rad/s. The servo is explicit and stiff, as in the original: between |turn| = .1 and .95 it
+chatters at its force limit around a mean below the rate asked for (none below .1), which amplifies rounding. Recordings
+replay exactly for some steps, then within 1.1 % of the path.
+
+Source: assets/xmls of PKU-Alignment/safety-gymnasium (Apache-2.0), Ji et al. 2023, https://arxiv.org/abs/2310.12567;
+dynamics of release 1.0.0, cameras of the main branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from safejax.envs.tasks.base import View
+from safejax.types import Array
+
+
+class Robot(NamedTuple):
+    """What a task must know of its robot. All of them take 10 physics steps per environment step and two actions."""
+
+    name: str
+    model: str  # MJCF file in safejax/envs/assets
+    timestep: float  # s, the MJCF's
+    nq: int  # of the robot alone
+    nv: int
+    sensor_size: int
+    observation_size: int
+    geoms: tuple[str, ...]  # those that touch objects
+    place: Callable[[Array, Array], tuple[Array, Array]]  # (xy [..., 2], yaw [...]) -> (qpos [..., nq], qvel [..., nv])
+    observe: Callable[[View], Array]  # view -> [..., observation_size]
+    control: Callable[[Any], Any]  # action [..., 2] in [-1, 1] -> ctrl [..., 2]; array API
+    substeps: int = 10
+    action_size: int = 2
+
+
+def mjcf(robot: Robot, objects: str = "", sensors: str = "") -> str:
+    """MJCF of the robot among `objects`, children of worldbody; `sensors` are children of sensor."""
+    text = (resources.files("safejax.envs") / "assets" / robot.model).read_text()
+    return text.replace("</worldbody>", f"{objects}</worldbody>").replace("</sensor>", f"{sensors}</sensor>")
+
+
+def position(view: View) -> Array:
+    """[..., 3] of the robot's root body, m."""
+    return view.xpos[..., 1, :]
+
+
+def rotation(view: View) -> Array:
+    """[..., 3, 3] from the robot's frame to the world's; its columns are the robot's axes."""
+    return _matrix(view.xquat[..., 1, :])
+
+
+def _matrix(quaternion: Array) -> Array:
+    """[..., 4] w, x, y, z -> [..., 3, 3]"""
+    w, x, y, z = jnp.moveaxis(quaternion, -1, 0)
+    rows = (
+        (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),
+        (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)),
+        (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)),
+    )
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _place_planar(xy: Array, yaw: Array) -> tuple[Array, Array]:
+    qpos = jnp.concatenate([xy, yaw[..., None]], axis=-1)
+    return qpos, jnp.zeros_like(qpos)
+
+
+POINT = Robot(
+    name="point",
+    model="navigation/point.xml",
+    timestep=0.002,
+    nq=3,
+    nv=3,
+    sensor_size=12,
+    observation_size=12,
+    geoms=("agent", "arrow"),
+    place=_place_planar,
+    observe=lambda view: view.sensordata[..., :12],
+    control=lambda action: action,
+)
+
+ROBOTS = (POINT,)
