@@ -3,6 +3,7 @@
 | robot | action in [-1, 1] | observation | step |
 |---|---|---|---|
 | point | thrust ahead; turn | 12 | 0.02 s |
+| car | torque of the left wheel; of the right | 24 | 0.04 s |
 
 A robot's MJCF is a whole world with an empty floor; `mjcf` puts objects and their sensors into it. The robot comes
 first in everything: body 1 is its root "agent", qpos, qvel and sensordata begin with its own, which `Robot.nq`, `nv`
@@ -12,7 +13,11 @@ field (0, -.5, 0) of the world), three numbers each in the robot's frame.
 Point: a slider of 5 g at a fixed height. Thrust .015 N from |action| = .05 on, time constant .52 s, 1.5 m/s at most;
 a servo turns it at up to 3 rad/s. The servo is explicit and stiff, as in the original: between |turn| = .1 and .95 it
 chatters at its force limit around a mean below the rate asked for (none below .1), which amplifies rounding. Recordings
-replay exactly for some steps, then within 1.1 % of the path.
+replay exactly for some steps, then within 1.1 % of the path; the two engines part in the same way.
+
+Car: two wheels behind, driven with .02 N m each from |action| = .02 on, and a ball in front; forward is -y, .78 m/s at
+most. Its observation goes on with the ball's angular velocity (rad/s) and rotation matrix, row by row. Recordings replay
+within 1e-6 m, and within 1 % of the path where wheels lift off for long.
 
 Source: assets/xmls of PKU-Alignment/safety-gymnasium (Apache-2.0), Ji et al. 2023, https://arxiv.org/abs/2310.12567;
 dynamics of release 1.0.0, cameras of the main branch.
@@ -20,6 +25,7 @@ dynamics of release 1.0.0, cameras of the main branch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import resources
 from typing import Any, NamedTuple
@@ -80,6 +86,18 @@ def _place_planar(xy: Array, yaw: Array) -> tuple[Array, Array]:
     return qpos, jnp.zeros_like(qpos)
 
 
+def _place_free(xy: Array, yaw: Array, *, height: float, joints: tuple[float, ...], nv: int) -> tuple[Array, Array]:
+    zero = jnp.zeros_like(yaw)
+    root = [zero + height, jnp.cos(0.5 * yaw), zero, zero, jnp.sin(0.5 * yaw)]
+    qpos = jnp.stack(root + [zero + joint for joint in joints], axis=-1)
+    return jnp.concatenate([xy, qpos], axis=-1), jnp.zeros((*yaw.shape, nv), xy.dtype)
+
+
+def _observe_car(view: View) -> Array:
+    rear = _matrix(view.sensordata[..., 15:19])
+    return jnp.concatenate([view.sensordata[..., :15], rear.reshape(*rear.shape[:-2], 9)], axis=-1)
+
+
 POINT = Robot(
     name="point",
     model="navigation/point.xml",
@@ -94,4 +112,21 @@ POINT = Robot(
     control=lambda action: action,
 )
 
-ROBOTS = (POINT,)
+CAR = Robot(
+    name="car",
+    model="navigation/car.xml",
+    timestep=0.004,
+    nq=13,
+    nv=11,
+    sensor_size=19,
+    observation_size=24,
+    geoms=(
+        *("agent", "back_bumper", "back_connector", "front_bumper", "front_connector"),
+        *("left_bumper", "right_bumper", "rear"),
+    ),
+    place=functools.partial(_place_free, height=0.1, joints=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0), nv=11),
+    observe=_observe_car,
+    control=lambda action: action,
+)
+
+ROBOTS = (POINT, CAR)
