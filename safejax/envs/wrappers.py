@@ -47,7 +47,7 @@ def build(task: Task, engine: Engine) -> Env:
         terminated = jnp.asarray(task.terminated(after), bool)
         truncated = (steps >= task.episode_length) & ~terminated
         done = terminated | truncated
-        start = where_needed(done, lambda: Start(*task.initialize(start_key)))
+        start = where_needed(done, lambda key: Start(*task.initialize(key)), start_key)
         # `engine.start` is told where it is needed: a cond around it would run it everywhere under vmap
         fresh = engine.start(done, *start), start.layout
         physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
@@ -77,10 +77,16 @@ def build(task: Task, engine: Engine) -> Env:
     )
 
 
-def where_needed(needed: Array, draw: Callable[[], ArrayTree]) -> ArrayTree:
-    """`draw()` where `needed` [] is true, else zeros; under `vmap`, nothing at all while no row needs it.
+def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key) -> ArrayTree:
+    """`draw(key)` where `needed` [] is true, else zeros; under `vmap`, nothing at all while no row needs it.
 
     A loop of at most one round: unlike a `cond`, it keeps its condition under `vmap`.
     """
-    zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(draw))
-    return jax.lax.while_loop(lambda carry: carry[0], lambda _: (jnp.zeros((), bool), draw()), (needed, zeros))[1]
+    zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(draw, key))
+
+    def once(carry: tuple[Array, Key, ArrayTree]) -> tuple[Array, Key, ArrayTree]:
+        _, key, _ = carry
+        # another key, else the compiler takes what does not change in the loop out of it and always does it
+        return jnp.bool_(False), jax.random.fold_in(key, 0), draw(key)
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, key, zeros))[2]

@@ -31,8 +31,9 @@ def mocap(layout, time):
     """On a circle about the goal, at its phase."""
     xp = time.__array_namespace__()
     zero = xp.zeros_like(time)
-    offset = xp.stack([xp.sin(time), xp.cos(time), zero], axis=-1)
-    return (layout["goal"] + offset)[..., None, :]
+    place = layout["goal"] + xp.stack([xp.sin(time), xp.cos(time), zero], axis=-1)
+    turn = xp.stack([xp.cos(0.5 * time), zero, zero, xp.sin(0.5 * time)], axis=-1)
+    return xp.concat([place, turn], axis=-1)[..., None, :]
 
 
 def rearrange(view, key):
@@ -105,6 +106,8 @@ def test_bodies_follow_the_layout_and_the_time(states):
         goal = np.asarray(states[max(count - 1, 0)].layout["goal"])
         expected = goal + np.array([np.sin(time), np.cos(time), 0.0])
         np.testing.assert_allclose(views[count].xpos[2], expected, atol=1e-5)
+        turn = [np.cos(0.5 * time), 0.0, 0.0, np.sin(0.5 * time)]
+        np.testing.assert_allclose(views[count].xquat[2], turn, atol=1e-5)
 
 
 def test_nothing_is_drawn_while_no_row_needs_it():
@@ -115,7 +118,7 @@ def test_nothing_is_drawn_while_no_row_needs_it():
         return {"place": jax.random.uniform(key, (2,)) + 1.0}
 
     keys = jax.random.split(jax.random.key(0), 3)
-    run = jax.jit(jax.vmap(lambda needed, key: where_needed(needed, lambda: draw(key))))
+    run = jax.jit(jax.vmap(lambda needed, key: where_needed(needed, draw, key)))
     none = run(jnp.zeros(3, bool), keys)
     jax.effects_barrier()
     assert not drawn

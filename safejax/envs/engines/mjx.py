@@ -43,7 +43,7 @@ class Physics(NamedTuple):
     act: Array  # [na] actuator activations
     qacc_warmstart: Array  # [nv] where the constraint solver starts
     time: Array  # [] s since the episode's start
-    mocap: Array  # [nmocap, 3] positions of the bodies that the task moves
+    mocap: Array  # [nmocap, 7] poses of the bodies that the task places
 
 
 def make_engine(task: Task) -> Engine:
@@ -66,8 +66,8 @@ def make_engine(task: Task) -> Engine:
 
     def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
         del needed  # computed everywhere: a GPU has nothing to gain
-        mocap = mocap_at(layout, empty.time, empty.mocap_pos)
-        data = empty.replace(qpos=qpos, qvel=qvel, mocap_pos=mocap)
+        mocap = mocap_at(layout, empty.time, jnp.concatenate([empty.mocap_pos, empty.mocap_quat], axis=-1))
+        data = empty.replace(qpos=qpos, qvel=qvel, mocap_pos=mocap[:, :3], mocap_quat=mocap[:, 3:])
         return Physics(look(data), empty.act, jnp.zeros_like(qvel), empty.time, mocap)
 
     def step(physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
@@ -79,8 +79,9 @@ def make_engine(task: Task) -> Engine:
             force = empty.qfrc_applied
             if task.applied_force is not None:
                 force = task.applied_force(qpos, qvel, held)
-            state = dict(qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, time=time, mocap_pos=mocap)
-            return empty.replace(**state, ctrl=ctrl, qfrc_applied=force)
+            state = dict(qpos=qpos, qvel=qvel, act=act, qacc_warmstart=qacc_warmstart, time=time)
+            poses = dict(mocap_pos=mocap[:, :3], mocap_quat=mocap[:, 3:])
+            return empty.replace(**state, **poses, ctrl=ctrl, qfrc_applied=force)
 
         def substep(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
             if task.mocap_moves:

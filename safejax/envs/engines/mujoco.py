@@ -161,7 +161,7 @@ class Host:
         worker.state[ids] = self.default_row
         worker.qpos[ids], worker.qvel[ids], layout = drawn
         if self.task.mocap is not None:
-            worker.mocap[ids] = self.task.mocap(layout, worker.time[ids])
+            worker.place(self.task.mocap(layout, worker.time[ids]), ids)
         worker.batch.forward(ids=ids, stage=self.stage)
         rows.reshape(count, -1)[ids] = worker.state[ids]
         worker.read(seen.reshape(count, -1), ids)
@@ -191,7 +191,7 @@ class Host:
         if task.control is not None:
             worker.ctrl[...] = task.control(action)
         if task.mocap is not None:
-            worker.mocap[...] = task.mocap(layout, worker.time)
+            worker.place(task.mocap(layout, worker.time))
         if task.applied_force is None and not task.mocap_moves:
             batch.step(nstep=task.substeps, stage=self.stage)
             return
@@ -199,7 +199,7 @@ class Host:
         held = action if task.hold is None else np.array(task.hold(worker.qpos, worker.qvel, action))
         for remaining in reversed(range(task.substeps)):
             if task.mocap is not None and task.mocap_moves:
-                worker.mocap[...] = task.mocap(layout, worker.time)
+                worker.place(task.mocap(layout, worker.time))
             if task.applied_force is not None:
                 worker.force[...] = task.applied_force(worker.qpos, worker.qvel, held)
             last_stage = self.stage if task.applied_force is None else min(self.stage, _VEL)
@@ -234,7 +234,7 @@ class _Worker:
         self.state = self.batch.state
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         self.force, self.ctrl = self.batch.bind("qfrc_applied"), self.batch.bind("ctrl")
-        self.mocap, self.time = self.batch.bind("mocap_pos"), self.batch.bind("time")
+        self.time, *self.mocap = (self.batch.bind(name) for name in ("time", "mocap_pos", "mocap_quat"))
         fields = [self.batch.bind(name).reshape(count, -1) for name in PHYSICS]
         ends = np.cumsum([field.shape[1] for field in fields])
         self.fields = [
@@ -242,6 +242,9 @@ class _Worker:
             for end, field in zip(ends.tolist(), fields, strict=True)
             if field.shape[1]
         ]
+
+    def place(self, poses: Any, ids: Any = slice(None)) -> None:
+        self.mocap[0][ids], self.mocap[1][ids] = poses[..., :3], poses[..., 3:]
 
     def read(self, seen: np.ndarray, ids: Any = slice(None)) -> None:
         for columns, field in self.fields:

@@ -54,10 +54,11 @@ class Robot(NamedTuple):
     action_size: int = 2
 
 
-def mjcf(robot: Robot, objects: str = "", sensors: str = "") -> str:
-    """MJCF of the robot among `objects`, children of worldbody; `sensors` are children of sensor."""
+def mjcf(robot: Robot, objects: str = "", sensors: str = "", equalities: str = "") -> str:
+    """MJCF of the robot among `objects`, children of worldbody; the others are children of sensor and equality."""
     text = (resources.files("safejax.envs") / "assets" / robot.model).read_text()
-    return text.replace("</worldbody>", f"{objects}</worldbody>").replace("</sensor>", f"{sensors}</sensor>")
+    text = text.replace("</worldbody>", f"{objects}</worldbody>").replace("</sensor>", f"{sensors}</sensor>")
+    return text.replace("</mujoco>", f"<equality>{equalities}</equality></mujoco>")
 
 
 def position(view: View) -> Array:

@@ -73,7 +73,7 @@ class Task(NamedTuple):
     control: Callable[[Any], Any] | None = None  # action [..., A] in [-1, 1] -> ctrl [..., nu]
     applied_force: Callable[[Any, Any, Any], Any] | None = None  # (qpos, qvel, action) -> [..., nv], every substep
     hold: Callable[[Any, Any, Any], Any] | None = None  # as `applied_force`, once a step: what it gets for the action
-    mocap: Callable[[Any, Any], Any] | None = None  # (layout, time [...] s) -> positions [..., nmocap, 3] of its bodies
+    mocap: Callable[[Any, Any], Any] | None = None  # (layout, time [...] s) -> its bodies' x y z, quaternion [..., 7]
     mocap_moves: bool = False  # whether `mocap` depends on the time: then every substep asks it, else every step
     rearrange: Callable[[View, Key], ArrayTree] | None = None  # view after the step -> the layout from the next step on
     step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
