@@ -121,8 +121,14 @@ TASKS = {
 }
 """By D4RL name without version (locomotion -v2, antmaze -v0, pen -v1, kitchen -v0)."""
 
-# ours -> the papers'; none of them ran the ant
-_ROBOTS = {"half_cheetah": "halfcheetah", "hopper": "hopper", "walker2d": "walker2d", "ant": "walker2d"}
+# ours -> the papers'; none of them ran the ant or the humanoid
+_ROBOTS = {
+    "half_cheetah": "halfcheetah",
+    "hopper": "hopper",
+    "walker2d": "walker2d",
+    "ant": "walker2d",
+    "humanoid": "walker2d",
+}
 
 RELATIVES = {
     "point_maze_umaze-play": "antmaze-umaze",
@@ -165,7 +171,7 @@ def family(data: str) -> str:
     name = _name(data)
     if re.match("point_maze|antmaze", name):
         return "maze"
-    return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant)([-_]|$)", name) else "other"
+    return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant|humanoid)([-_]|$)", name) else "other"
 
 
 def setting(method: str, data: str, preset: str) -> Setting:

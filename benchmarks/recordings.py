@@ -2,8 +2,13 @@
 
 A recording is an npz file with a json file beside it that names its environment (`env_id`) and suite. Row-wise arrays
 have one row per environment step: `episode`, `step` from 1, `action` as passed to the simulator, all else after the
-step; `reset_*` and `spawn_*` have one row per episode. Bullet's quaternions are x, y, z, w.
+step; `reset_*` and `spawn_*` have one row per episode. Bullet's quaternions are x, y, z, w. What a task reads beyond
+positions and velocities is no part of a recording: MuJoCo's C library makes it of the state before each step, as far
+behind the state after it as the original read it (the last stage of the integrator).
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (the names of the compiled mujoco module are not declared)
 
 from __future__ import annotations
 
@@ -12,10 +17,15 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mujoco
 import numpy as np
 
 from safejax import envs
-from safejax.envs.tasks import View
+from safejax.envs.engines.base import load_model
+from safejax.envs.tasks import Task, View
+
+ACTION_BOUNDS = {"humanoid_velocity": 0.4}
+"""Task -> the largest action of the original, where it is not 1; ours is."""
 
 _BODY = ("base_pos", "base_quat", "base_linvel", "base_angvel", "joint_vel")
 
@@ -52,6 +62,7 @@ def read(path: Path) -> Recording | None:
         rows = {name: file[name] for name in file.files}
     if not {"episode", "step", "action", "observation", "reward", "cost"} <= set(rows):
         return None
+    rows["action"] = rows["action"] / ACTION_BOUNDS.get(task, 1.0)
     view = _body_view if about["suite"] == "bullet" else _joint_view
     begins = rows["step"] == 1
     index = np.searchsorted(rows["episode_id"], rows["episode"])
@@ -62,13 +73,49 @@ def read(path: Path) -> Recording | None:
         return np.where(begins[:, None], rows[first][index], shifted)
 
     names = [name for name in (*_BODY, "qpos", "qvel") if name in rows]
-    return Recording(
+    recording = Recording(
         task,
         rows,
         view({name: before(name) for name in names}),
         view({name: rows[name] for name in names}),
         view({name: rows[f"reset_{name}"] for name in names}),
     )
+    return with_extras(recording) if envs.task(task).reads else recording
+
+
+def with_extras(recording: Recording) -> Recording:
+    """`recording` of a MuJoCo task, with the fields of mjData that the task reads."""
+    task, rows = envs.task(recording.task), recording.rows
+    start = _stepped(task, recording.start, None)
+    after = _stepped(task, recording.before, rows["action"])
+    before = {name: np.roll(value, 1, axis=0) for name, value in after.items()}
+    begins = rows["step"] == 1
+    for name, value in before.items():
+        value[begins] = start[name][recording.index()[begins]]
+    return recording._replace(
+        before=recording.before._replace(extras=before),
+        after=recording.after._replace(extras=after),
+        start=recording.start._replace(extras=start),
+    )
+
+
+def _stepped(task: Task, views: View, actions: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What `task` reads [rows, ...], one step from `views`, or, without actions, at them."""
+    model = load_model(task.model)
+    data = mujoco.MjData(model)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in task.reads}
+    for row in range(len(views.qpos)):
+        mujoco.mj_resetData(model, data)
+        data.qpos, data.qvel = views.qpos[row], views.qvel[row]
+        if actions is None:
+            mujoco.mj_forward(model, data)
+        else:
+            data.ctrl = task.control(actions[row]) if task.control else 0.0
+            mujoco.mj_step(model, data, task.substeps)
+        mujoco.mj_rnePostConstraint(model, data)
+        for name, values in found.items():
+            values.append(np.array(getattr(data, name)))
+    return {name: np.stack(values) for name, values in found.items()}
 
 
 def task_of(about: dict[str, Any]) -> str | None:

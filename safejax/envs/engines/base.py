@@ -11,6 +11,9 @@ import mujoco
 from safejax.envs.tasks.base import View
 from safejax.types import ArrayTree
 
+VIEW_FIELDS = ("qpos", "qvel", "sensordata", "xpos", "xquat")
+"""What every View holds, in order; all are names of mjData."""
+
 
 class Engine(NamedTuple):
     """Physics of one task."""
@@ -20,10 +23,6 @@ class Engine(NamedTuple):
     view: Callable[[ArrayTree], View]  # what a task may read, current at the new state, without the layout
     check: Callable[[], None] = lambda: None  # raises what went wrong since the last call
     model: Any = None  # mujoco.MjModel
-
-
-PHYSICS = View._fields[:-1]
-"""The fields of a `View` that an engine fills."""
 
 
 def load_model(model: str) -> Any:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.envs.engines.base import PHYSICS, Engine, load_model
+from safejax.envs.engines.base import VIEW_FIELDS, Engine, load_model
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, ArrayTree
 
@@ -58,8 +58,9 @@ def make_engine(task: Task) -> Engine:
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
     def look(data: Any) -> View:
-        data = forward(mjx_model, data) if model.nsensor else mjx.kinematics(mjx_model, data)
-        return View(*(getattr(data, field).astype(jnp.float32) for field in PHYSICS))
+        data = forward(mjx_model, data) if model.nsensor or task.reads else mjx.kinematics(mjx_model, data)
+        fields = {name: _field(data, name).astype(jnp.float32) for name in (*VIEW_FIELDS, *task.reads)}
+        return View(*(fields.pop(name) for name in VIEW_FIELDS), extras=fields)
 
     def mocap_at(layout: ArrayTree, time: Array, mocap: Array) -> Array:
         return mocap if task.mocap is None else task.mocap(layout, time)
@@ -95,6 +96,10 @@ def make_engine(task: Task) -> Engine:
         return Physics(look(data_of(*carry)), *carry[2:])
 
     return Engine(start, step, lambda physics: physics.view, model=model)
+
+
+def _field(data: Any, name: str) -> Array:
+    return getattr(data if name in data.__dataclass_fields__ else data._impl, name)
 
 
 def forward(mjx_model: Any, data: Any) -> Any:

@@ -25,12 +25,12 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from safejax.envs.engines.base import PHYSICS, Engine, load_model
+from safejax.envs.engines.base import VIEW_FIELDS, Engine, load_model
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, ArrayTree
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_NONE, _POS, _VEL = (int(getattr(mujoco.mjtStage, f"mjSTAGE_{name}")) for name in ("NONE", "POS", "VEL"))
+_NONE, _POS, _VEL, _ACC = (int(getattr(mujoco.mjtStage, f"mjSTAGE_{name}")) for name in ("NONE", "POS", "VEL", "ACC"))
 
 
 class Physics(NamedTuple):
@@ -84,9 +84,9 @@ class Host:
         # a diverged simulation must show as NaN, not restart silently
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.state_size = mujoco.mj_stateSize(self.model, _STATE)
-        self.view_shapes = view_shapes(self.model)
-        self.view_size = sum(math.prod(shape) for shape in self.view_shapes)
-        self.stage = _view_stage(self.model)
+        self.view_shapes = view_shapes(self.model, task.reads)
+        self.view_size = sum(math.prod(shape) for shape in self.view_shapes.values())
+        self.stage = _ACC if task.reads else _view_stage(self.model)
         self.default_row = np.zeros(self.state_size)
         mujoco.mj_getState(self.model, mujoco.MjData(self.model), self.default_row, _STATE)
         self.starts = 0  # simulations started so far
@@ -211,7 +211,7 @@ class Host:
 
     def _worker(self, count: int) -> _Worker:
         if count not in self._workers:
-            self._workers[count] = _Worker(self.model, count, self.thread_count)
+            self._workers[count] = _Worker(self.model, count, self.thread_count, tuple(self.view_shapes))
         return self._workers[count]
 
     def _keep(self, failure: Exception) -> None:
@@ -228,14 +228,14 @@ def _diverged(name: str, lost: np.ndarray, action: np.ndarray) -> FloatingPointE
 class _Worker:
     """A `Batch` of `count` simulations with the arrays that it shares."""
 
-    def __init__(self, model: mujoco.MjModel, count: int, thread_count: int) -> None:
+    def __init__(self, model: mujoco.MjModel, count: int, thread_count: int, names: tuple[str, ...]) -> None:
         # a second thread does not pay below a few simulations each
         self.batch = Batch(model, count, nthread=max(1, min(thread_count, count // 4)))
         self.state = self.batch.state
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         self.force, self.ctrl = self.batch.bind("qfrc_applied"), self.batch.bind("ctrl")
         self.time, *self.mocap = (self.batch.bind(name) for name in ("time", "mocap_pos", "mocap_quat"))
-        fields = [self.batch.bind(name).reshape(count, -1) for name in PHYSICS]
+        fields = [self.batch.bind(name).reshape(count, -1) for name in names]
         ends = np.cumsum([field.shape[1] for field in fields])
         self.fields = [
             (slice(end - field.shape[1], end), field)
@@ -260,17 +260,20 @@ def _flat(tree: Any, leading: int) -> Any:
     return jax.tree.map(flat, tree)
 
 
-def view_shapes(model: mujoco.MjModel) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the fields of a `View` of `model`, in order."""
-    return (model.nq,), (model.nv,), (model.nsensordata,), (model.nbody, 3), (model.nbody, 4)
+def view_shapes(model: mujoco.MjModel, reads: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the fields of a `View` of `model` by their names in mjData, in order; `reads` is the task's."""
+    data = mujoco.MjData(model)
+    return {name: getattr(data, name).shape for name in (*VIEW_FIELDS, *reads)}
 
 
-def split_view(seen: Array, shapes: tuple[tuple[int, ...], ...]) -> View:
+def split_view(seen: Array, shapes: dict[str, tuple[int, ...]]) -> View:
     """`seen` [..., view size] as the fields of a `View`."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1].tolist()
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1].tolist()
     parts = jnp.split(seen, ends, axis=-1)
-    leading = seen.shape[:-1]
-    return View(*(part.reshape(*leading, *shape) for part, shape in zip(parts, shapes, strict=True)))
+    fields = {
+        name: part.reshape(*seen.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+    return View(*(fields.pop(name) for name in VIEW_FIELDS), extras=fields)
 
 
 def _view_stage(model: mujoco.MjModel) -> int:

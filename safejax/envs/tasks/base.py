@@ -18,6 +18,7 @@ class View(NamedTuple):
     sensordata: Array  # [..., nsensordata]
     xpos: Array  # [..., nbody, 3] world positions of the body frames
     xquat: Array  # [..., nbody, 4] world orientations of the body frames, w, x, y, z
+    extras: dict[str, Array] = {}  # what `Task.reads` names
     layout: ArrayTree = ()  # what the task drew beside the physics, see `Start`
 
 
@@ -77,6 +78,7 @@ class Task(NamedTuple):
     mocap_moves: bool = False  # whether `mocap` depends on the time: then every substep asks it, else every step
     rearrange: Callable[[View, Key], ArrayTree] | None = None  # view after the step -> the layout from the next step on
     step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
+    reads: tuple[str, ...] = ()  # fields of mjData, such as "cvel", for `View.extras`; they cost a full forward pass
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
     reference: Reference | None = None
 

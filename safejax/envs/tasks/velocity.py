@@ -1,7 +1,7 @@
 """Velocity tasks: run forward, but not too fast. A step above the speed limit costs 1.
 
 Gymnasium's runners with the speed limits of Safety-Gymnasium: half the speed that PPO reaches without a
-limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000 steps.
+limit. Actions in [-1, 1] are motor torques over their gears (humanoid: over 0.4 of them); an episode is 1000 steps.
 
 | task | observation | action | step | speed limit | falls unless |
 |---|---|---|---|---|---|
@@ -10,24 +10,29 @@ limit. Actions in [-1, 1] are motor torques over their gears; an episode is 1000
 | half_cheetah_velocity | 17 | 6 | 0.05 s | 3.2096 m/s | it cannot fall |
 | swimmer_velocity | 8 | 2 | 0.04 s | 0.2282 m/s | it cannot fall |
 | ant_velocity | 27 | 8 | 0.05 s | 2.6222 m/s in the plane | 0.2 < height < 1 |
+| humanoid_velocity | 376 | 17 | 0.015 s | 1.4149 m/s in the plane | 1 < height < 2 |
 
-Observation: qpos (m, rad) without x (swimmer, ant: x and y), then qvel (m/s, rad/s), clipped to +-10 (hopper,
-walker). With v = (x after - x before) / step, one step gives
+Observation: qpos (m, rad) without x (swimmer, ant, humanoid: x and y), then qvel (m/s, rad/s), clipped to +-10
+(hopper, walker). The humanoid's goes on with MuJoCo's cinert (its bodies' inertias and masses about the center of
+mass), cvel (their velocities), qfrc_actuator (torques) and cfrc_ext (contact forces, up to some 3000 N; nothing is
+scaled). With v = (x after - x before) / step, where x is the root's, or the humanoid's center of mass, one step gives
 
-    reward = v + healthy_reward - control_weight |action|^2    the action as given, unclipped
-    cost = 1[v > speed_limit]                                  signed: running backwards is free; ant: |(v, v_y)|
+    reward = forward_weight v + healthy_reward - control_weight |ctrl|^2    of the action as given, unclipped
+    cost = 1[v > speed_limit]                signed: running backwards is free; ant and humanoid: |(v, v_y)|
 
 A robot that falls terminates, and that step still earns healthy_reward: Gymnasium pays it for every step of an
 environment that ends when unhealthy. A state that is not finite counts as fallen.
 
-Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer,Ant}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji et al.
-2023, https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
-environments of DSRL's data sets. On the host engine, recorded falls of the original hopper and walker are replayed
-with all their contacts within 4e-7 m, which is float32 rounding, as are whole episodes of the swimmer; single steps
-of half cheetah and ant agree within 2e-6 m, their episodes are chaotic and part after some 50 steps. Different: tasks
-read x in float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker) and 6e-4 m/s at 500 m
-(half cheetah); the ant's v is that of the step, where the original's lags behind by a stage of its integrator (.001
-m/s in the median, at most .06).
+Source: Safety{Hopper,Walker2d,HalfCheetah,Swimmer,Ant,Humanoid}Velocity-v1 of PKU-Alignment/safety-gymnasium 1.0.0 (Ji
+et al. 2023, https://arxiv.org/abs/2310.12567) over the -v4 robots of Farama-Foundation/Gymnasium 0.28.1, which are the
+environments of DSRL's data sets, but for the humanoid. On the host engine, recorded falls of the original hopper,
+walker and humanoid are replayed with all their contacts within 2e-6 m, which is float32 rounding, as are whole episodes
+of the swimmer; single steps of half cheetah and ant agree within 2e-6 m, their episodes are chaotic and part after some
+50 steps. Different: tasks read x in float32, so v is rounded by up to 1e-4 m/s at 10 m from the origin (hopper, walker)
+and 6e-4 m/s at 500 m (half cheetah); v of ant and humanoid is that of the step, where the original's lags behind by a
+stage of its integrator (ant: .001 m/s in the median, at most .06; humanoid: 4e-6, at most .003), and so are the
+humanoid's cinert, cvel and cfrc_ext (medians 4e-6, .001, .02 N; at a hard contact 350 N of 2900). The humanoid's
+constraint solver is Newton's, the original's was PGS, which mjx lacks.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ from safejax.envs.tasks.base import Reference, Task, View
 from safejax.types import Array, Key
 
 INFINITY = float("inf")
+OBSERVED = {"cinert": 14 * 10, "cvel": 14 * 6, "qfrc_actuator": 23, "cfrc_ext": 14 * 6}  # of the humanoid, in order
 
 
 class Runner(NamedTuple):
@@ -55,10 +61,13 @@ class Runner(NamedTuple):
     start: tuple[float, ...]  # [nq] qpos of a fresh episode, before noise
     action_size: int
     speed_limit: float  # m/s
-    control_weight: float
+    control_weight: float  # of the sum of squared controls
     reset_noise: float  # half width of the uniform noise on qpos and qvel at reset
-    reference: Reference
+    reference: Reference | None = None
     free: bool = False  # a free joint carries it: x, y, height, orientation; and its limit is on x and y together
+    massive: bool = False  # observes `OBSERVED` too, and its speed is that of its center of mass
+    forward_weight: float = 1.0
+    control_scale: float = 1.0  # control at full action
     gaussian_velocity: bool = False  # qvel's noise is normal, with `reset_noise` as standard deviation
     velocity_clip: float = INFINITY  # bound on qvel in the observation
     unseen: int = 1  # leading coordinates that the observation leaves out
@@ -145,6 +154,24 @@ RUNNERS = (
         healthy_reward=1.0,
         healthy_height=(0.2, 1.0),
     ),
+    Runner(
+        name="humanoid_velocity",
+        model="humanoid.xml",
+        timestep=0.003,
+        substeps=5,
+        start=(0.0, 0.0, 1.4, 1.0, *[0.0] * 20),
+        action_size=17,
+        speed_limit=1.4149,
+        control_weight=0.1,
+        reset_noise=1e-2,
+        free=True,
+        massive=True,
+        forward_weight=1.25,
+        control_scale=0.4,
+        unseen=2,
+        healthy_reward=5.0,
+        healthy_height=(1.0, 2.0),
+    ),
 )
 
 
@@ -166,14 +193,20 @@ def make_task(runner: Runner) -> Task:
 
     def observe(view: View) -> Array:
         qvel = jnp.clip(view.qvel, -runner.velocity_clip, runner.velocity_clip)
-        return jnp.concatenate([view.qpos[..., runner.unseen :], qvel], axis=-1)
+        seen = [view.qpos[..., runner.unseen :], qvel]
+        if runner.massive:
+            seen += [view.extras[name].reshape(*qvel.shape[:-1], -1) for name in OBSERVED]
+        return jnp.concatenate(seen, axis=-1)
 
-    def velocity(before: View, after: View) -> Array:  # [..., 2]; the second is y's only for what is `free`
-        return (after.qpos[..., :2] - before.qpos[..., :2]) / control_step
+    def place(view: View) -> Array:  # [..., 2]; the second is y only for what is `free`
+        return view.extras["subtree_com"][..., 1, :2] if runner.massive else view.qpos[..., :2]
+
+    def velocity(before: View, after: View) -> Array:
+        return (place(after) - place(before)) / control_step
 
     def reward(before: View, after: View, action: Array) -> Array:
-        effort = runner.control_weight * jnp.sum(jnp.square(action), axis=-1)
-        return velocity(before, after)[..., 0] + runner.healthy_reward - effort
+        effort = runner.control_weight * jnp.sum(jnp.square(runner.control_scale * action), axis=-1)
+        return runner.forward_weight * velocity(before, after)[..., 0] + runner.healthy_reward - effort
 
     def step_cost(before: View, after: View, action: Array) -> Array:
         del action
@@ -193,7 +226,7 @@ def make_task(runner: Runner) -> Task:
         model=runner.model,
         substeps=runner.substeps,
         episode_length=1000,
-        observation_size=len(start) + velocity_size - runner.unseen,
+        observation_size=len(start) + velocity_size - runner.unseen + (sum(OBSERVED.values()) if runner.massive else 0),
         action_size=runner.action_size,
         initialize=initialize,
         observe=observe,
@@ -201,7 +234,8 @@ def make_task(runner: Runner) -> Task:
         cost=_free,
         step_cost=step_cost,
         terminated=terminated,
-        control=lambda action: action,
+        control=lambda action: runner.control_scale * action,
+        reads=(*OBSERVED, "subtree_com") if runner.massive else (),
         cost_limits=(20.0, 40.0, 80.0),
         reference=runner.reference,
     )
