@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+from navigation_recordings import is_navigation
+from navigation_recordings import views as navigation_views
 
 from safejax import envs
 from safejax.envs.engines.base import load_model
@@ -63,6 +65,8 @@ def read(path: Path) -> Recording | None:
     if not {"episode", "step", "action", "observation", "reward", "cost"} <= set(rows):
         return None
     rows["action"] = rows["action"] / ACTION_BOUNDS.get(task, 1.0)
+    if is_navigation(rows):
+        return Recording(task, rows, *navigation_views(task, rows))
     view = _body_view if about["suite"] == "bullet" else _joint_view
     begins = rows["step"] == 1
     index = np.searchsorted(rows["episode_id"], rows["episode"])
