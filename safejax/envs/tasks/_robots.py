@@ -44,6 +44,8 @@ import jax.numpy as jnp
 from safejax.envs.tasks.base import View
 from safejax.types import Array
 
+PRESSED = 1e-6  # m into the floor at the start; at zero, rounding would decide which wheels touch it
+
 
 class Robot(NamedTuple):
     """What a task must know of its robot. All of them take 10 physics steps per environment step and two actions."""
@@ -98,7 +100,7 @@ def _place_planar(xy: Array, yaw: Array) -> tuple[Array, Array]:
 
 def _place_free(xy: Array, yaw: Array, *, height: float, joints: tuple[float, ...], nv: int) -> tuple[Array, Array]:
     zero = jnp.zeros_like(yaw)
-    root = [zero + height, jnp.cos(0.5 * yaw), zero, zero, jnp.sin(0.5 * yaw)]
+    root = [zero + height - PRESSED, jnp.cos(0.5 * yaw), zero, zero, jnp.sin(0.5 * yaw)]
     qpos = jnp.stack(root + [zero + joint for joint in joints], axis=-1)
     return jnp.concatenate([xy, qpos], axis=-1), jnp.zeros((*yaw.shape, nv), xy.dtype)
 
