@@ -127,7 +127,12 @@ def task_of(about: dict[str, Any]) -> str | None:
     found = re.fullmatch(r"Safety(\w+?)-v\d", str(about.get("env_id")))
     if found is None or about.get("suite") not in ("bullet", "safety_gymnasium"):
         return None
-    name = re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", found[1]).lower()
+    return task_name(found[1])
+
+
+def task_name(title: str) -> str | None:
+    """BallRun is ball_run. None if we have no such task."""
+    name = re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", title).lower()
     return name if name in envs.names() else None
 
 
