@@ -16,12 +16,12 @@ most; a servo turns it at up to 3 rad/s. The servo is stiff and explicit, as the
 it chatters at its force limit, which shows in gyro and accelerometer, about a mean below the rate asked for (none below
 .1), and amplifies rounding. So recordings replay exactly for some steps, then within 1.1 % of the path, and the two
 engines part by .4 % of the path in 200 steps (median, random actions; 2 % at most). A servo without the chatter
-replays recordings worse: 4 to 40 % if it is made implicit or slow, up to 4 % if its mean is fitted as well.
+replays recordings worse: up to 40 % off if made implicit, up to 4 % if its mean is fitted as well.
 
 Car: two wheels behind, driven by .02 N m each from |action| = .02 on, and a ball in front; it drives along -y, at .78
 m/s at most. Its observation goes on with the ball's angular velocity (rad/s) and rotation matrix, row by row.
-Recordings replay within 2e-6 m, and 1 % of the path where its wheels leave the floor for long; the engines part by 3 %
-in 50 steps (5 % at most), for its wheels spin and slip.
+Recordings replay within 2e-6 m, and 1 % of the path where its wheels leave the floor for long; the engines part by up
+to 5 % of the path in 50 steps, for its wheels spin and slip.
 
 Racecar: 2.2 kg on four wheels; it drives along +x at 1 m/s at most. Recordings replay within 4e-8 m until the steering
 overshoots its stop and a wheel meets the bumper, whole episodes within 2.7 % of the path; the original's own model,
