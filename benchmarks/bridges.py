@@ -78,6 +78,7 @@ class Offline:
     action_size: int
     episode_length: int
     hidden_sizes: tuple[int, ...]
+    reward_scale: float
 
     @property
     def safe(self) -> bool:
@@ -95,21 +96,29 @@ class Offline:
         return self.form.frozen == "squashed" and self.form.module != "cpq"
 
 
-def offline(name: str, budget: Budget, *, action_size: int, episode_length: int, limit: float) -> Offline:
+def offline(
+    name: str,
+    budget: Budget,
+    *,
+    action_size: int,
+    episode_length: int,
+    limit: float,
+    reward_scale: float = FINETUNING.reward_scale,
+) -> Offline:
     """The pre-training method `name` under the fine-tuning's discount, with networks of the budget's sizes."""
     form = FORMS[name.removeprefix("safe_")]
     module, default = _module(form), _module(form).Config()
-    wanted = {"discount_factor": FINETUNING.discount_factor, "reward_scale": FINETUNING.reward_scale}
+    wanted = {"discount_factor": FINETUNING.discount_factor, "reward_scale": reward_scale}
     numbers = {key: value for key, value in wanted.items() if hasattr(default, key)} | dict(form.numbers)
     if isinstance(default, cpq.Config):
-        numbers |= {"cost_limit": limit, "episode_length": episode_length, "reward_scale": default.reward_scale}
+        numbers |= {"cost_limit": limit, "episode_length": episode_length}
     if name.startswith("safe_"):
         numbers["safety"] = _safety(limit, episode_length)
     config = replace(default, **numbers)
     sizes = {"vae_hidden_sizes": budget.hidden_sizes} if form.module == "cpq" else {}
     networks = module.default_networks(action_size, budget.hidden_sizes, **dict(form.networks), **sizes)
     algorithm = module.make(config, networks)
-    return Offline(form, config, networks, algorithm, action_size, episode_length, budget.hidden_sizes)
+    return Offline(form, config, networks, algorithm, action_size, episode_length, budget.hidden_sizes, reward_scale)
 
 
 def _safety(limit: float, episode_length: int, **numbers: Any) -> SafetyConfig:
@@ -170,7 +179,7 @@ def _same_critic(source: Offline, critic: Any) -> bool:
 
 
 def _marvel(method: Method, source: Offline, limit: float) -> Online:
-    config = finetuning_config(method, limit)
+    config = replace(finetuning_config(method, limit), reward_scale=source.reward_scale)
     networks = marvel.default_networks(source.action_size, source.hidden_sizes)
     fields, form = {"actor.params": "actor.params"}, source.form
     if _same_critic(source, networks.critic):
@@ -189,7 +198,7 @@ def _pex(method: Method, source: Offline, limit: float) -> Online:
     config = pex.Config(
         discount_factor=FINETUNING.discount_factor,
         target_update_rate=FINETUNING.target_update_rate,
-        reward_scale=FINETUNING.reward_scale,
+        reward_scale=source.reward_scale,
         expectile=0.7,
         learning_rate=actor_rate,
         offline_fraction=method.offline_fraction,

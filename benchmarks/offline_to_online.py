@@ -118,7 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.engine is not None:
         choose("engine", options.engine, ("mujoco", "mjx"))
     methods = tuple(choose("methods", name, presets.METHODS) for name in options.methods.split(","))
-    budget = presets.BUDGETS[options.preset]
+    task = envs.task(options.task)
+    budget = presets.for_task(presets.BUDGETS[options.preset], task)
     seed_count = options.seeds
     if options.quick:
         budget, seed_count = presets.quick(budget), min(2, options.seeds)
@@ -134,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         sizes = {"action_size": env.action_size, "episode_length": env.episode_length}
+        sizes["reward_scale"] = presets.reward_scale(task)
         source = bridges.offline(options.offline, budget, limit=options.limit, **sizes)
         rows = {name: bridges.online(presets.METHODS[name], source, options.limit) for name in methods}
     except ValueError as error:

@@ -66,6 +66,7 @@ class Job:
 def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     """The behaviour data set of the task in DSRL's layout: from the cache, or made now and cached."""
     budget, env = job.budget, job.env
+    config = behavior_config(job.source.reward_scale)
     recipe = {
         "task": env.name,
         "engine": job.engine,
@@ -75,7 +76,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         "environment_steps": budget.behavior_steps,
         "episodes_per_bin": budget.behavior_per_bin,
         "cost_maximum": budget.behavior_cost_maximum,
-        "collector": plain(behavior_config()),
+        "collector": plain(config),
         "safejax": safejax.__version__,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
@@ -85,13 +86,13 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     learners = budget.behavior_seeds
     steps_per_iteration = learners * budget.behavior_env_count * env.episode_length
     iteration_count = max(2, budget.behavior_steps // steps_per_iteration)
-    limits = training.limit_schedule(iteration_count, 5.0, 200.0)
+    limits = training.limit_schedule(iteration_count, 5.0, float(env.episode_length))
     chunks = np.array_split(limits, min(BEHAVIOR_CHUNKS, iteration_count))
     base = jax.random.fold_in(jax.random.key(seed), _BEHAVIOR)
     keys = jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.arange(learners))
 
     def make_algorithm(limit: Any) -> Algorithm:
-        return ppo_lag.make(replace(behavior_config(), cost_limit=limit), action_size=env.action_size)
+        return ppo_lag.make(replace(config, cost_limit=limit), action_size=env.action_size)
 
     def begin(key: Array) -> training.OnlineState:
         algorithm = make_algorithm(5.0)

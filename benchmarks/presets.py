@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, replace
 
 from safejax.algorithms import marvel, ppo_lag
+from safejax.envs import Task
 from safejax.multipliers import MultiplierConfig
 
 
@@ -22,7 +23,7 @@ class Budget:
     behavior_env_count: int = 32  # environments of each of them
     behavior_steps: int = 1_000_000  # of all of them together
     behavior_per_bin: int = 4  # episodes kept in each cell of the return x cost grid
-    behavior_cost_maximum: float = 80.0  # DSRL's for BallCircle, cost units
+    behavior_cost_maximum: float = 80.0  # of an episode that is kept, cost units; DSRL's where it has the task
     offline_updates: int = 16_000
     extraction_updates: int = 5_000  # of a Gaussian from a policy that SAC cannot fine-tune
     alignment_updates: int = 5_000
@@ -90,9 +91,27 @@ METHODS = {
 }
 
 
-def behavior_config() -> ppo_lag.Config:
+STEP_REWARD = 0.1 * 881.46337890625 / 200  # of the best BallCircle episode in DSRL, scaled
+
+
+def reward_scale(task: Task) -> float:
+    """Where the best episode of the task's data set earns what BallCircle's does at .1, which all rates are tuned for.
+
+    Costs are 0 or 1 a step everywhere, so a multiplier then means the same in every task.
+    """
+    if task.reference is None:
+        return ppo_lag.Config().reward_scale
+    return float(f"{STEP_REWARD * task.episode_length / task.reference.return_max:.6g}")
+
+
+def for_task(budget: Budget, task: Task) -> Budget:
+    """The budget with the task's own bound on the costs of the data."""
+    return replace(budget, behavior_cost_maximum=task.reference.cost_max) if task.reference else budget
+
+
+def behavior_config(scale: float) -> ppo_lag.Config:
     """The data collector's numbers; its cost limit moves."""
-    return ppo_lag.Config()
+    return ppo_lag.Config(reward_scale=scale)
 
 
 # Discount .97 is FSRL's for the Bullet tasks; at .99 learning here takes twice the steps.
