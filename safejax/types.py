@@ -146,7 +146,23 @@ class Env(NamedTuple):
     scene: Any = None  # what may be drawn: safejax.envs.rendering.Scene
 
 
-def example_transition(env: Env) -> Transition:
+class HostEnv(NamedTuple):
+    """B worlds that step together on the host, with a state of their own that no JAX program holds.
+
+    What `step` returns means what it means in `Env`, except in rows that are not `real`: such a row took no step,
+    it only moved on to its next episode's start, and is no transition.
+    """
+
+    reset: Callable[[], EnvState]  # () -> [B], all in new episodes
+    step: Callable[[EnvState, Any], tuple[EnvState, Any]]  # ([B], actions [B, A]) -> ([B], real [B] bool)
+    observation_spec: ArrayTree  # jax.ShapeDtypeStruct without leading axes
+    action_size: int  # A, or the number of actions of a discrete world
+    env_count: int  # B
+    name: str = ""
+    discrete: bool = False
+
+
+def example_transition(env: Env | HostEnv) -> Transition:
     """Zeros in the shape of one transition of `env`, without leading axes: what `Algorithm.init` takes."""
     zeros = functools.partial(jax.tree.map, lambda spec: jax.numpy.zeros(spec.shape, spec.dtype))
     scalar = jax.numpy.zeros((), "float32")

@@ -2,18 +2,23 @@
 
 from safejax.training.collect import collect, gather, limit_schedule, whole_episodes
 from safejax.training.collect_maze import collect_maze
+from safejax.training.host import HostState, evaluate_host, host_rollout, init_online_host, train_online_host
 from safejax.training.offline import train_offline
 from safejax.training.online import OnlineState, init_online, replay_for, train_iteration, train_online
 from safejax.training.rollout import Actors, evaluate, rollout, start
 
 __all__ = [
     "Actors",
+    "HostState",
     "OnlineState",
     "collect",
     "collect_maze",
     "evaluate",
+    "evaluate_host",
     "gather",
+    "host_rollout",
     "init_online",
+    "init_online_host",
     "limit_schedule",
     "replay_for",
     "rollout",
@@ -21,5 +26,6 @@ __all__ = [
     "train_iteration",
     "train_offline",
     "train_online",
+    "train_online_host",
     "whole_episodes",
 ]

@@ -13,20 +13,21 @@ import jax.numpy as jnp
 
 from safejax.data.dataset import Dataset, sample
 from safejax.data.replay import Replay, make_replay, mix
-from safejax.training.rollout import Actors, rollout, start
+from safejax.training.rollout import Actors, decide, rollout, start
 from safejax.types import (
     Algorithm,
     ArrayTree,
     BatchSpec,
     Env,
     EpisodeStats,
+    HostEnv,
     Key,
     Metrics,
     Transition,
     example_transition,
 )
 
-_ENVIRONMENT, _UPDATE, _SAMPLE, _OFFLINE = 21, 22, 23, 24  # tags that keep the uses of one key apart
+ENVIRONMENT, _UPDATE, _SAMPLE, _OFFLINE = 21, 22, 23, 24  # tags that keep the uses of one key apart
 
 
 class OnlineState(NamedTuple):
@@ -55,12 +56,18 @@ def init_online(
     stagger: bool = False,
 ) -> OnlineState:
     """Fresh environments (`stagger`: see `start`) and an empty replay around a learner."""
-    actors = start(algorithm, env, learner, key, env_count, stagger=stagger)
+    return around(algorithm, env, learner, start(algorithm, env, learner, key, env_count, stagger=stagger), key, replay)
+
+
+def around(
+    algorithm: Algorithm, env: Env | HostEnv, learner: Any, actors: Actors, key: Key, replay: Replay | None
+) -> OnlineState:
+    """An empty replay, of the rows that `algorithm` makes of `env`, around a learner and its environments."""
     example = example_transition(env)
     if replay is not None:
-        one = jax.eval_shape(lambda: rollout(algorithm, env, learner, actors, key, 1, explore=True)[1])
+        extras = jax.eval_shape(lambda: decide(algorithm, learner, actors, key, explore=True)).extras
         example = example._replace(
-            extras={name: jnp.zeros(spec.shape[2:], spec.dtype) for name, spec in one.extras.items()}
+            extras={name: jnp.zeros(spec.shape[1:], spec.dtype) for name, spec in extras.items()}
         )
     state = OnlineState(learner, actors, replay.init(example) if replay is not None else ())
     # A fresh state may hold one buffer twice, or the caller's; a donated one must not.
@@ -142,21 +149,54 @@ def train_iteration(
     Raises:
       ValueError: if a "mixed" method gets no data set.
     """
-    spec = algorithm.batch
-    if spec.kind == "mixed" and dataset is None and updates_per_iteration:
-        raise ValueError(f"offline_fraction is {spec.offline_fraction}, expected a dataset= to draw from")
-    env_key = jax.random.fold_in(key, _ENVIRONMENT)
+    env_key = jax.random.fold_in(key, ENVIRONMENT)
     actors, transitions, episodes = rollout(
         algorithm, env, state.learner, state.actors, env_key, rollout_length, explore=True
     )
     transitions = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
+    state, metrics = learn(
+        algorithm,
+        state._replace(actors=actors),
+        transitions,
+        episodes,
+        key,
+        updates_per_iteration=updates_per_iteration,
+        batch_size=batch_size,
+        replay=replay,
+        dataset=dataset,
+        place=place,
+    )
+    return state, metrics, episodes, transitions
+
+
+def learn(
+    algorithm: Algorithm,
+    state: OnlineState,
+    transitions: Transition,
+    episodes: EpisodeStats,
+    key: Key,
+    *,
+    updates_per_iteration: int,
+    batch_size: int,
+    replay: Replay | None,
+    dataset: Dataset | None = None,
+    place: Callable[[Transition], Transition] = lambda batch: batch,
+) -> tuple[OnlineState, Metrics]:
+    """The half of `train_iteration` after its rollout: add `transitions` [B, T], adapt once, update.
+
+    Raises:
+      ValueError: if a "mixed" method gets no data set.
+    """
+    spec = algorithm.batch
+    if spec.kind == "mixed" and dataset is None and updates_per_iteration:
+        raise ValueError(f"offline_fraction is {spec.offline_fraction}, expected a dataset= to draw from")
     learner, replay_state, metrics = state.learner, state.replay, {}
     if replay is not None:
         replay_state = replay.add(replay_state, transitions)
     if updates_per_iteration:
         learner = algorithm.adapt(learner, episodes)
 
-    def learn(learner: Any, _: None) -> tuple[Any, Metrics]:
+    def update(learner: Any, _: None) -> tuple[Any, Metrics]:
         step_key = jax.random.fold_in(key, learner.step)
         batch = transitions
         if replay is not None:
@@ -166,8 +206,8 @@ def train_iteration(
 
     if updates_per_iteration:
         update_count = updates_per_iteration if replay is not None else 1
-        learner, metrics = jax.lax.scan(learn, learner, None, update_count)
-    return OnlineState(learner, actors, replay_state), metrics, episodes, transitions
+        learner, metrics = jax.lax.scan(update, learner, None, update_count)
+    return state._replace(learner=learner, replay=replay_state), metrics
 
 
 def _draw(

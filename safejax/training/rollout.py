@@ -38,7 +38,7 @@ def start(algorithm: Algorithm, env: Env, state: Any, key: Key, env_count: int, 
     return Actors(
         env=env_state,
         carry=algorithm.initial_carry(state, env_count),
-        episode=_no_episodes(env_count),
+        episode=no_episodes(env_count),
         env_step=jnp.zeros((), jnp.int32),
     )
 
@@ -66,28 +66,52 @@ def rollout(
 def act_and_step(
     algorithm: Algorithm, env: Env, state: Any, actors: Actors, key: Key, *, explore: bool
 ) -> tuple[Actors, Transition, EpisodeStats]:
-    """One step of every environment: the only place where a `Transition` is made from an `EnvState`."""
-    env_count = actors.env.reward.shape[0]
-    key = jax.random.fold_in(key, actors.env_step)
-    act_key, step_key = jax.random.fold_in(key, _ACT), jax.random.fold_in(key, _STEP)
-    observation = actors.env.observation
-    action, carry, extras = algorithm.act(state, observation, act_key, actors.carry, explore=explore)
-    if unknown := set(extras) - EXTRAS:
+    """One step of every environment: act, step, account."""
+    step_keys = jax.random.split(_at(key, actors, _STEP), actors.env.reward.shape[0])
+    decision = decide(algorithm, state, actors, key, explore=explore)
+    after = jax.vmap(env.step)(actors.env, decision.action, step_keys)
+    return account(algorithm, state, actors, decision, after)
+
+
+class Decision(NamedTuple):
+    """What `Algorithm.act` returned."""
+
+    action: Array  # [B, A], or int32 [B]
+    carry: Carry  # [B] or ()
+    extras: dict[str, Array]  # [B]
+
+
+def decide(algorithm: Algorithm, state: Any, actors: Actors, key: Key, *, explore: bool) -> Decision:
+    """What the policy does next in every environment.
+
+    Raises:
+      ValueError: if `act` returned extras of unknown names.
+    """
+    act_key = _at(key, actors, _ACT)
+    decision = Decision(*algorithm.act(state, actors.env.observation, act_key, actors.carry, explore=explore))
+    if unknown := set(decision.extras) - EXTRAS:
         raise ValueError(f"act returned extras {sorted(unknown)}, expected names among {sorted(EXTRAS)}")
-    after = jax.vmap(env.step)(actors.env, action, jax.random.split(step_key, env_count))
+    return decision
+
+
+def account(
+    algorithm: Algorithm, state: Any, actors: Actors, decision: Decision, after: EnvState
+) -> tuple[Actors, Transition, EpisodeStats]:
+    """What a step amounts to: the only place where a `Transition` is made from an `EnvState`."""
+    env_count = actors.env.reward.shape[0]
     last = after.terminated | after.truncated
     transition = Transition(
-        observation=observation,
-        action=action,
+        observation=actors.env.observation,
+        action=decision.action,
         reward=after.reward,
         cost=after.cost,
         discount=1.0 - after.terminated.astype(jnp.float32),
         last=last.astype(jnp.float32),
         next_observation=after.final_observation,
-        extras=extras,
+        extras=decision.extras,
     )
-    carry = algorithm.advance(carry, transition)
-    carry = _where(last, algorithm.initial_carry(state, env_count), carry)
+    carry = algorithm.advance(decision.carry, transition)
+    carry = where_rows(last, algorithm.initial_carry(state, env_count), carry)
     length = actors.episode.length + 1
     episode = EpisodeStats(
         actors.episode.episode_return + after.reward,
@@ -95,7 +119,7 @@ def act_and_step(
         length,
         finished=last & (length == actors.env.steps + 1),  # seen from its first step
     )
-    running = _where(last, _no_episodes(env_count), episode._replace(finished=jnp.zeros_like(last)))
+    running = where_rows(last, no_episodes(env_count), episode._replace(finished=jnp.zeros_like(last)))
     return Actors(after, carry, running, actors.env_step + env_count), transition, episode
 
 
@@ -113,21 +137,27 @@ def evaluate(
         actors, first = carry
         actors, _transition, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
         ended = episode.finished & ~first.finished
-        return (actors, _where(ended, episode, first)), None
+        return (actors, where_rows(ended, episode, first)), None
 
-    (_, first), _ = jax.lax.scan(step, (actors, _no_episodes(episode_count)), None, env.episode_length)
+    (_, first), _ = jax.lax.scan(step, (actors, no_episodes(episode_count)), None, env.episode_length)
     return first
 
 
-def _no_episodes(count: int) -> EpisodeStats:
+def no_episodes(count: int) -> EpisodeStats:
+    """Empty sums [count]."""
     zeros = jnp.zeros((count,), jnp.float32)
     return EpisodeStats(zeros, zeros, jnp.zeros((count,), jnp.int32), jnp.zeros((count,), bool))
 
 
-def _where(rows: Array, chosen: Any, otherwise: Any) -> Any:
+def where_rows(rows: Array, chosen: Any, otherwise: Any) -> Any:
     """Row-wise choice between two trees with a leading axis [B]."""
 
     def pick(yes: Array, no: Array) -> Array:
         return jnp.where(rows.reshape(rows.shape + (1,) * (yes.ndim - 1)), yes, no)
 
     return jax.tree.map(pick, chosen, otherwise)
+
+
+def _at(key: Key, actors: Actors, tag: int) -> Key:
+    """The key of one use of the coming step."""
+    return jax.random.fold_in(jax.random.fold_in(key, actors.env_step), tag)
