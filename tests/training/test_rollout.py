@@ -8,51 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_algorithms
+from counting_world import counting
 
 from safejax.envs import probes
 from safejax.training import evaluate, rollout, start
-from safejax.types import BatchSpec, Env, EnvState, bind, example_transition
+from safejax.types import BatchSpec, bind, example_transition
 
 KEY = jax.random.key(0)
-
-
-def counting():
-    """Counts up from 10, 20, 30 or 40; terminates at the 2nd step from 20 and 40, else is cut at the 3rd.
-
-    The reward is the count after the step, the cost 1 at odd counts. Every reset starts elsewhere, so a reset
-    observation is never the final one.
-    """
-
-    def state_at(count, steps, reward, cost, terminated, truncated, final):
-        return EnvState(
-            physics=count,
-            observation=count[None],
-            reward=jnp.asarray(reward, jnp.float32),
-            cost=jnp.asarray(cost, jnp.float32),
-            terminated=jnp.asarray(terminated),
-            truncated=jnp.asarray(truncated),
-            final_observation=final[None],
-            steps=jnp.asarray(steps, jnp.int32),
-        )
-
-    def begin(key):
-        return 10.0 * jax.random.randint(key, (), 1, 5).astype(jnp.float32)
-
-    def reset(key):
-        count = begin(key)
-        return state_at(count, 0, 0.0, 0.0, False, False, count)
-
-    def step(state, action, key):
-        del action
-        count, steps = state.physics + 1.0, state.steps + 1
-        terminated = (jnp.floor(count / 10.0) % 2 == 0) & (steps == 2)
-        truncated = (steps == 3) & ~terminated
-        ended = terminated | truncated
-        following = jnp.where(ended, begin(key), count)
-        steps = jnp.where(ended, 0, steps)
-        return state_at(following, steps, count, count % 2, terminated, truncated, count)
-
-    return Env(reset, step, jax.ShapeDtypeStruct((1,), jnp.float32), 1, 3, "counting")
 
 
 def still(explore_noise=0.0):

@@ -1,10 +1,10 @@
 """Environments of other libraries in our loops, and ours in theirs.
 
-| library | theirs for our loops | ours for their loops |
+| library | theirs for our loops | ours for theirs |
 | --- | --- | --- |
 | brax | `from_brax`, an `Env` | `to_brax`, for brax's training and wrappers |
 | MuJoCo Playground | `from_playground`, an `Env` | `to_brax` |
-| gymnasium | `from_gymnasium`, a `HostEnv` for `train_online_host` | `to_gymnasium`, a `VectorEnv`; `to_gymnasium_env` |
+| gymnasium | `from_gymnasium`, for `train_online_host` | `to_gymnasium`, a `VectorEnv`; `to_gymnasium_env` |
 
 gymnasium and MuJoCo Playground are extras (`pip install 'safejax[gym]'`, `'safejax[playground]'`). No library is
 imported before one of its functions is called.

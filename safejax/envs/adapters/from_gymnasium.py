@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from safejax.envs.adapters.spaces import action_size, from_policy, observation_spec
-from safejax.types import Array, ArrayTree, EnvState, HostEnv
+from safejax.types import ArrayTree, EnvState, HostEnv
 
 _MODES = ("NextStep", "SameStep", "Disabled")  # values of gymnasium.vector.AutoresetMode
 
@@ -32,7 +32,8 @@ def from_gymnasium(
         env = from_gymnasium(vector_env, lambda observation, action, after: np.abs(after[:, 2]) > 4.0)
 
     Args:
-      vector_env: a vector environment of Box or Discrete actions, and of Box observations or a Dict of them.
+      vector_env: a vector environment of Box or Discrete actions, and of Box observations or a Dict of them. Give
+        AsyncVectorEnv context="forkserver" or "spawn": a process that runs JAX must not be forked.
       cost: (observation [B, O], action [B, A] in [-1, 1], next observation [B, O]), NumPy -> [B] >= 0; by default
         `info["cost"]`, for ended rows of SAME_STEP `info["final_info"]["cost"]`.
       seed: of the first reset; later ones go on from there.

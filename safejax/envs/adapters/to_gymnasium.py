@@ -164,6 +164,8 @@ def _single_class() -> type:
             return _first(observation), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            if self._next is not None:
+                raise gymnasium.error.ResetNeeded("step was called after the episode's end, expected reset")
             state = self._copies.step(np.asarray(action)[None])
             terminated, truncated = bool(state.terminated[0]), bool(state.truncated[0])
             self._next = state.observation if terminated or truncated else None
