@@ -39,6 +39,8 @@ TYPES_ONLY = {"jax", "chex"}
 THIRD_PARTIES = {
     "brax": {"envs"},
     "mujoco": {"envs"},
+    "mujoco_playground": {"envs"},
+    "gymnasium": {"envs"},
     "flax": {"networks"},
     "orbax": {"checkpoint"},
     "optax": {"gradients", "algorithms"},
@@ -109,6 +111,8 @@ def test_arrows_point_down():
         ("training/online.py", "if TYPE_CHECKING:\n    from ..algorithms.iql import State"),
         ("training/online.py", "from safejax import runs"),
         ("training/online.py", "from safejax.losses.value import td_target"),
+        ("training/host.py", "def run():\n    import gymnasium"),
+        ("training/host.py", "from safejax.envs.adapters import from_gymnasium"),
         ("algorithms/iql.py", "from safejax.training import train_offline"),
         ("algorithms/iql.py", "from safejax import data"),
         ("algorithms/iql.py", "from flax import linen as nn"),

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from safejax import envs
+from safejax.algorithms import sac_lag
 from safejax.envs.adapters import from_brax, to_brax
+from safejax.training import init_online, replay_for, train_online
+from safejax.types import example_transition
 
 LENGTH, COUNT = 5, 3
+RETIRED = pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning")
 
 
 def shape_and_type(leaf):
@@ -18,6 +22,14 @@ def shape_and_type(leaf):
 @pytest.fixture(scope="module")
 def ours():
     return envs.make("ball_circle", "mujoco")
+
+
+@pytest.fixture(scope="module")
+def brax_envs(ours):
+    to_brax(ours)  # imports brax quietly
+    from brax import envs as brax_envs
+
+    return brax_envs
 
 
 def test_brax_wrappers_own_the_episode(ours):
@@ -79,11 +91,8 @@ def test_there_and_back_is_the_same_environment(ours):
             np.testing.assert_array_equal(state.steps, np.zeros(COUNT, int))
 
 
-def test_a_brax_environment_needs_a_cost():
-    to_brax(envs.make("ball_circle", "mujoco"))  # imports brax quietly
-    from brax.envs.fast import Fast
-
-    class Slow(Fast):
+def test_a_brax_environment_needs_a_cost(brax_envs):
+    class Slow(brax_envs.fast.Fast):
         """brax's toy, whose observation counts its steps."""
 
     with pytest.raises(ValueError, match=r"Slow has no info\['cost'\]"):
@@ -95,3 +104,52 @@ def test_a_brax_environment_needs_a_cost():
     assert env.name == "slow"
     assert state.truncated
     assert state.cost.dtype == jnp.float32
+
+
+@RETIRED
+def test_the_documented_safe_ant_is_one(brax_envs):
+    ant = brax_envs.get_environment("ant", backend="spring")
+    env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    after = jax.eval_shape(env.step, state, jnp.zeros(env.action_size), jax.random.key(1))
+    assert jax.tree.map(shape_and_type, after) == jax.tree.map(shape_and_type, state)
+    assert (env.name, env.observation_spec.shape, env.action_size, env.episode_length) == ("Ant", (27,), 8, 1000)
+    assert (after.cost.shape, after.cost.dtype) == ((), jnp.float32)
+
+
+@RETIRED
+def test_a_safe_learner_in_a_brax_world_with_a_cost(brax_envs):
+    """A pole that must not move fast: costs, time limits and terminations of every row that sac_lag stored."""
+    pendulum = brax_envs.get_environment("inverted_pendulum", backend="spring")
+    env = from_brax(pendulum, lambda state: jnp.abs(state.obs[2]) > 0.05, episode_length=6)
+    algorithm = sac_lag.make(networks=sac_lag.default_networks(1, (8,)))
+    replay = replay_for(algorithm.batch, 128, 2)
+
+    @jax.jit
+    def run(key):
+        learner = algorithm.init(key, example_transition(env))
+        state = init_online(algorithm, env, learner, key, env_count=2, replay=replay)
+        return train_online(
+            algorithm,
+            env,
+            state,
+            key,
+            iteration_count=4,
+            rollout_length=10,
+            updates_per_iteration=2,
+            batch_size=8,
+            replay=replay,
+        )
+
+    state, (metrics, episodes) = run(jax.random.key(0))
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :40], state.replay.experience)
+    assert int(state.learner.step) == 8
+    assert np.isfinite(metrics["critic/loss"]).all()
+    np.testing.assert_array_equal(rows.cost, np.abs(rows.next_observation[..., 2]) > 0.05)
+    assert 0 < rows.cost.mean() < 1
+    np.testing.assert_array_equal(rows.discount == 0, np.abs(rows.next_observation[..., 1]) > 0.2)  # the pole fell
+    lengths = np.asarray(episodes.length)[np.asarray(episodes.finished)]
+    assert lengths.max() == 6
+    assert rows.last.sum() == len(lengths) > 6
+    follows = (rows.observation[:, 1:] == rows.next_observation[:, :-1]).all(-1)
+    np.testing.assert_array_equal(follows, rows.last[:, :-1] == 0)

@@ -60,7 +60,7 @@ def counters(mode):
 
 
 def still(spec=None):
-    """Always acts alike; its updates count, and show the largest row of each batch."""
+    """Always acts alike, and notes how often it did in this episode; its updates show what was in their batch."""
 
     def init(key, example, *, config, networks):
         return toy_algorithms.State(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
@@ -69,7 +69,10 @@ def still(spec=None):
         return state._replace(step=state.step + 1), {"most": batch.reward.max(), "rows": batch.reward.size}
 
     def act(state, observation, key, carry=(), *, explore=False, config, networks):
-        return jnp.zeros((observation.shape[0], 2)), carry, {}
+        return jnp.zeros((observation.shape[0], 2)), carry + 1, {"time_index": carry}
+
+    def initial_carry(state, batch_size, *, config, networks):
+        return jnp.zeros((batch_size,), jnp.int32)
 
     def adapt(state, episodes, *, config, networks):
         return state._replace(actor=state.actor + jnp.sum(episodes.finished))
@@ -81,6 +84,7 @@ def still(spec=None):
         init=init,
         update=update,
         act=act,
+        initial_carry=initial_carry,
         adapt=adapt,
     )
 
@@ -120,7 +124,8 @@ def test_every_stored_transition(mode):
     np.testing.assert_array_equal(rows.cost, (count + 1) % 2)
     np.testing.assert_array_equal(rows.last, last)
     np.testing.assert_array_equal(rows.discount, 1 - (last & (np.arange(3) == 0)[:, None]))
-    chex.assert_type(jax.tree.leaves(rows), np.float32)
+    np.testing.assert_array_equal(rows.extras["time_index"], count)
+    chex.assert_type(jax.tree.leaves(rows._replace(extras={})), np.float32)
     # 30 steps hold 15, 10 and 6 episodes; their statistics come in the same order
     by_step = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(30, 3).T, episodes)
     np.testing.assert_array_equal(by_step.finished, last)
@@ -213,7 +218,6 @@ LEARNERS = {
         sac_lag.default_networks(1, (8,)),
     ),
     "on_policy": lambda: toy_algorithms.on_policy(1),
-    "recurrent": lambda: toy_algorithms.recurrent(1),
 }
 
 

@@ -1,4 +1,4 @@
-"""Environments in brax's form: ours for brax's training loops, and brax's (or MuJoCo Playground's) for ours.
+"""Environments in brax's form: ours for brax's training loops, and brax's for ours.
 
 brax is imported inside the functions, because importing `brax.envs` warns about a retired dependency.
 """
@@ -39,13 +39,16 @@ def to_brax(env: str | Env) -> Any:
 def from_brax(
     env: Any, cost: Callable[[Any], Array] | None = None, *, episode_length: int = 1000, name: str = ""
 ) -> Env:
-    """A brax or MuJoCo Playground environment, without its wrappers, as an `Env`.
+    """A brax environment, without its wrappers, as an `Env`; with a cost function, its safe variant.
+
+        ant = brax.envs.get_environment("ant", backend="spring")
+        env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
 
     Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`.
 
     Args:
       env: has `reset(key)`, `step(state, action)` and `action_size`; `done` is read as termination.
-      cost: state after the step -> [] >= 0; by default `state.info["cost"]`.
+      cost: state after the step -> [] >= 0, or bool; by default `state.info["cost"]`.
       episode_length: environment steps until truncation.
       name: the name of the result.
 
