@@ -112,7 +112,6 @@ def test_arrows_point_down():
         ("training/online.py", "from safejax import runs"),
         ("training/online.py", "from safejax.losses.value import td_target"),
         ("training/host.py", "def run():\n    import gymnasium"),
-        ("training/host.py", "from safejax.envs.adapters import from_gymnasium"),
         ("algorithms/iql.py", "from safejax.training import train_offline"),
         ("algorithms/iql.py", "from safejax import data"),
         ("algorithms/iql.py", "from flax import linen as nn"),

@@ -122,7 +122,7 @@ def evaluate_host(algorithm: Algorithm, env: HostEnv, state: Any, key: Key, *, e
     while not first.finished.all():
         actors, (_, episode), _ = _step(algorithm, env, state, actors, key, explore)
         ended = episode.finished & ~first.finished
-        first = EpisodeStats(*(np.where(ended, new, old) for new, old in zip(episode, first, strict=True)))
+        first = jax.tree.map(functools.partial(np.where, ended), episode, first)
     return first
 
 

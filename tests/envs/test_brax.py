@@ -12,7 +12,6 @@ from safejax.training import init_online, replay_for, train_online
 from safejax.types import example_transition
 
 LENGTH, COUNT = 5, 3
-RETIRED = pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning")
 
 
 def shape_and_type(leaf):
@@ -106,7 +105,8 @@ def test_a_brax_environment_needs_a_cost(brax_envs):
     assert state.cost.dtype == jnp.float32
 
 
-@RETIRED
+@pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing .* directly from `Data` is deprecated:DeprecationWarning")
 def test_the_documented_safe_ant_is_one(brax_envs):
     ant = brax_envs.get_environment("ant", backend="spring")
     env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
@@ -117,7 +117,8 @@ def test_the_documented_safe_ant_is_one(brax_envs):
     assert (after.cost.shape, after.cost.dtype) == ((), jnp.float32)
 
 
-@RETIRED
+@pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing .* directly from `Data` is deprecated:DeprecationWarning")
 def test_a_safe_learner_in_a_brax_world_with_a_cost(brax_envs):
     """A pole that must not move fast: costs, time limits and terminations of every row that sac_lag stored."""
     pendulum = brax_envs.get_environment("inverted_pendulum", backend="spring")

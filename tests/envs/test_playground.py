@@ -60,7 +60,7 @@ class Rail:
 
 
 def far(state):
-    return state.obs["privileged_state"][0] > 1.5
+    return state.obs["privileged_state"][0] > 1.25
 
 
 def run(env, action, count):
@@ -80,7 +80,7 @@ def test_the_policy_sees_one_part_and_the_cost_sees_all():
     np.testing.assert_allclose(np.diff(final[:4]), 0.5, rtol=1e-5)
     np.testing.assert_array_equal(states.truncated, [0, 0, 0, 1, 0, 0])
     np.testing.assert_array_equal(states.terminated, np.zeros(6))
-    np.testing.assert_array_equal(states.cost, final > 1.5)
+    np.testing.assert_array_equal(states.cost, final > 1.25)
     assert states.cost.sum() == 2
     np.testing.assert_array_equal(states.steps, [1, 2, 3, 0, 1, 2])
     assert abs(states.observation[3, 0]) < 0.1  # a fresh one

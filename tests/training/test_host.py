@@ -179,6 +179,16 @@ def test_evaluation_plays_one_episode_in_each(mode):
         np.testing.assert_array_equal(stats.episode_cost, [1, 2, 3])
 
 
+def test_termination_wins_over_truncation():
+    """The first environment sets both flags on its second step."""
+    env = from_gymnasium(counters(AutoresetMode.SAME_STEP))
+    state, real = env.step(env.step(env.reset(), np.zeros((3, 2)))[0], np.zeros((3, 2)))
+    np.testing.assert_array_equal(state.terminated, [True, False, False])
+    np.testing.assert_array_equal(state.truncated, [False, False, False])
+    np.testing.assert_array_equal(state.steps, [0, 2, 2])
+    assert real.all()
+
+
 @pytest.mark.parametrize(("action", "given"), [(-1.0, [1, -4]), (0.0, [1.5, -2]), (0.5, [1.75, -1]), (9.0, [2, 0])])
 def test_actions_are_stretched_to_the_bounds(action, given):
     vector_env = counters(AutoresetMode.NEXT_STEP)
@@ -199,7 +209,7 @@ def test_gymnasiums_own_vector_of_poles():
         return np.abs(after[:, 2]) > 0.1
 
     env = from_gymnasium(vector_env, cost)
-    assert (env.discrete, env.action_size, env.name) == (True, 2, "CartPoleVectorEnv")
+    assert (env.discrete, env.action_size, env.name) == (True, 2, "CartPole-v1")
     state, (_, episodes) = trained(env, toy_algorithms.discrete(2), iterations=10, rollout_length=10)
     rows = stored(state, 75)  # as many as fit
     assert rows.action.dtype == np.int32

@@ -37,7 +37,7 @@ def from_gymnasium(
       cost: (observation [B, O], action [B, A] in [-1, 1], next observation [B, O]), NumPy -> [B] >= 0; by default
         `info["cost"]`, for ended rows of SAME_STEP `info["final_info"]["cost"]`.
       seed: of the first reset; later ones go on from there.
-      name: the name of the result.
+      name: the name of the result, by default gymnasium's.
 
     Raises:
       ValueError: spaces of other kinds, infinite action bounds, an unknown autoreset mode; from `step`, a row
@@ -56,8 +56,8 @@ def from_gymnasium(
 
     def reset() -> EnvState:
         observation = seen(vector_env.reset(seed=next(seeds, None))[0])
-        zeros, no = np.zeros(count, np.float32), np.zeros(count, bool)
-        return EnvState((), observation, zeros, zeros, no, no, observation, np.zeros(count, np.int32))
+        zeros, no, steps = (np.zeros(count, dtype) for dtype in (np.float32, bool, np.int32))
+        return _state(observation, zeros, zeros, no, no, observation, steps)
 
     def step(state: EnvState, action: Any) -> tuple[EnvState, np.ndarray]:
         observation, reward, terminated, truncated, info = vector_env.step(from_policy(space, np.asarray(action)))
@@ -73,20 +73,25 @@ def from_gymnasium(
             costs = _cost(info, real)
         else:
             costs = np.asarray(cost(before.observation, np.asarray(action), final_observation), np.float32)
-        after = EnvState(
-            physics=(),
-            observation=observation,
-            reward=np.array(reward, np.float32),
-            cost=costs,
-            terminated=terminated,
-            truncated=truncated & ~terminated,
-            final_observation=final_observation,
-            steps=np.where(ended | ~real, 0, before.steps + 1).astype(np.int32),
+        after = _state(
+            observation,
+            np.array(reward, np.float32),
+            costs,
+            terminated,
+            truncated & ~terminated,
+            final_observation,
+            np.where(ended | ~real, 0, before.steps + 1).astype(np.int32),
         )
         return after, real
 
-    discrete = not hasattr(space, "low")
-    return HostEnv(reset, step, spec, action_size(space), count, name or type(vector_env.unwrapped).__name__, discrete)
+    registered = getattr(vector_env, "spec", None)
+    name = name or (registered.id if registered else type(vector_env.unwrapped).__name__)
+    return HostEnv(reset, step, spec, action_size(space), count, name, discrete=not hasattr(space, "low"))
+
+
+def _state(*fields: Any) -> EnvState:
+    """NumPy where `EnvState` says arrays of JAX, which the compiled halves of the loop take alike; no physics."""
+    return EnvState((), *fields)
 
 
 def _final(spec: ArrayTree, observation: ArrayTree, info: dict[str, Any], ended: np.ndarray) -> ArrayTree:

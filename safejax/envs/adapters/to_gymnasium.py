@@ -57,7 +57,7 @@ class _Copies:
         self._keys = _keys(seed, count)
         self._state: EnvState | None = None
 
-    def reset(self, seed: Any, mask: np.ndarray | None = None) -> EnvState:
+    def reset(self, seed: Any, mask: np.ndarray | None = None) -> Any:
         """The state, NumPy, with new episodes in the rows of `mask`, by default all."""
         keys = self._keys if seed is None else _keys(seed, self._shape[0])
         keys, state = self._reset(keys)
@@ -67,7 +67,7 @@ class _Copies:
         self._env.check()
         return jax.device_get(state._replace(physics=()))
 
-    def step(self, action: Any) -> EnvState:
+    def step(self, action: Any) -> Any:
         """The state after a step, NumPy."""
         if self._state is None:
             raise import_gymnasium().error.ResetNeeded("step was called before reset")
@@ -80,9 +80,9 @@ class _Copies:
             action = action.astype(np.int32)
         else:
             action = np.clip(action, -1.0, 1.0)
-        self._keys, self._state = self._step(self._keys, self._state, action)
+        self._keys, self._state = _, state = self._step(self._keys, self._state, action)
         self._env.check()
-        return jax.device_get(self._state._replace(physics=()))
+        return jax.device_get(state._replace(physics=()))
 
 
 def _keys(seed: Any, count: int) -> Key:
