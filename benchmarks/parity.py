@@ -5,9 +5,10 @@ Searches DIRECTORY for recordings (see `recordings.py`), skips all else, and pri
 - from the recorded states alone, in float64: errors of observation and reward, shares of wrong costs and ends;
 - single steps from every recorded state: the largest errors of the next position and velocity, and `response`, how much
   velocities change here for every unit that they change there (ball and drone, in free motion: speed, climb and yaw,
-  and by itself the drone's tilt);
+  and by itself the drone's tilt; ant: the rates of hips and of ankles, and by itself its body's velocity);
 - replays of the recorded actions from the recorded starts, until a wall is near: root mean square error and range of
-  the position, and the largest error relative to the distance travelled.
+  the position, and the largest error relative to the distance travelled; of the car also speed, slip and yaw rate here
+  for every unit there; of the ant how much higher or lower it stands without action.
 
 `broken` lists the bounds of `BOUNDS` that do not hold; if there are any, the exit code is 1.
 """
@@ -33,8 +34,10 @@ from safejax.envs.engines.base import Engine
 from safejax.envs.engines.mujoco import make_engine
 
 REWARD_ERROR = 1e-2  # beyond it a reward counts as wrong
-NEAR_WALL = 11.3  # m from the middle of a wall's octagon, for a ball of radius .5 m
+NEAR_WALL = {"ball": 11.3, "drone": 11.3, "car": 10.9, "ant": 10.6}  # m from the middle of the octagon
 FLIGHT = 0.9  # m, the height from which on a drone's motion is free: a rotor's tip is .62 m from its middle
+FEET = slice(29, 33)  # where an ant's observation says which feet touch the ground
+SETTLED = 10  # steps after which an ant without action stands
 SLOWEST = 0.2  # m; replays are compared with at least this distance travelled
 
 _FORMULAS = {"observation_max_abs_error": 1e-4, "cost_mismatch_share": 0.0, "end_mismatch_share": 0.0}
@@ -43,11 +46,25 @@ _BALL = _FORMULAS | {"reward_max_abs_error": 1e-4, "replay_relative_error": 0.02
 # Bullet's contacts with the ground are points that it found, ours are geometry
 # and a recorded tumble at 9 rad/s, five steps of the circle's, decides the response of the tilt
 _DRONE = _FORMULAS | {"reward_mismatch_share": 0.05, "response_error": 0.1, "tilt_response_error": 0.12}
+# its wheels hop there, so single steps scatter; slip is what lets it turn
+_CAR = _FORMULAS | {"reward_max_abs_error": 1e-4, "speed_error": 0.02, "slip_error": 0.05, "yaw_rate_error": 0.05}
+# a foot on the ground is a point of Bullet's; which feet are decides how its body moves
+_ANT = _FORMULAS | {
+    "reward_max_abs_error": 1e-4,
+    "contact_mismatch_share": 0.02,
+    "response_error": 0.1,
+    "body_response_error": 0.25,
+    "stand_error": 0.02,
+}
 BOUNDS: Mapping[str, Mapping[str, float]] = {
     "ball_run": _BALL,
     "ball_circle": _BALL,
     "drone_run": _DRONE,
     "drone_circle": _DRONE,
+    "car_run": _CAR,
+    "car_circle": _CAR,
+    "ant_run": _ANT,
+    "ant_circle": _ANT,
     **{f"{robot}_velocity": _RUNNER for robot in ("hopper", "walker2d", "half_cheetah", "swimmer")},
     # the original's speed lags behind by a stage of its integrator
     "ant_velocity": _RUNNER | {"reward_max_abs_error": 0.07, "cost_mismatch_share": 0.01},
@@ -100,11 +117,17 @@ def formulas(recording: Recording) -> dict[str, float]:
         cost = np.asarray(jnp.minimum(task.cost(after) + task.step_cost(before, after, action), 1.0))
         observation, ends = np.array(task.observe(after)), np.asarray(task.terminated(after))
     error = np.abs(observation - rows["observation"])
-    if recording.task.startswith("drone"):  # a quaternion and its negative are one orientation
+    robot = recording.task.split("_")[0]
+    bullet = "base_pos" in rows
+    if bullet and robot in ("drone", "ant"):  # a quaternion and its negative are one orientation
         turned = np.abs(observation[:, 6:10] + rows["observation"][:, 6:10])
         error[:, 6:10] = np.minimum(error[:, 6:10], turned.max(-1, keepdims=True))
+    contacts = {}
+    if bullet and robot == "ant":
+        contacts = {"contact_mismatch_share": float(error[:, FEET].mean())}
+        error[:, FEET] = 0
     wrong = np.abs(reward - rows["reward"])
-    return {
+    return contacts | {
         "observation_max_abs_error": float(error.max()),
         "reward_max_abs_error": float(wrong.max()),
         "reward_mismatch_share": float((wrong > REWARD_ERROR).mean()),
@@ -127,19 +150,37 @@ def single_steps(recording: Recording, engine: Engine) -> dict[str, float]:
     arrays = (before.qpos, before.qvel, recording.rows["action"][inside])
     qpos, qvel = (np.asarray(part) for part in step(*(jnp.asarray(part, jnp.float32) for part in arrays)))
     body = slice(0, 3) if "base_pos" in recording.rows else slice(None)  # joints and signs of quaternions differ
+    body = slice(0, 2) if recording.task.startswith("car") else body
     result = {
         "next_position_max_abs_error": float(np.abs(qpos - after.qpos)[:, body].max()),
         "next_velocity_max_abs_error": float(np.abs(qvel - after.qvel).max()),
     }
-    if recording.task.startswith(("ball", "drone")):
-        free = _free(recording)[inside]
-        ours, theirs = (each[free, :6] - before.qvel[free, :6] for each in (qvel, after.qvel))
-        off = np.abs(np.sum(ours * theirs, axis=0) / np.sum(theirs * theirs, axis=0) - 1.0)
-        if recording.task.startswith("ball"):
-            result |= {"response_error": float(off[:2].max())}
-        else:
-            result |= {"response_error": float(off[[0, 1, 2, 5]].max()), "tilt_response_error": float(off[3:5].max())}
-    return result
+    if "base_pos" not in recording.rows:
+        return result
+    free = _free(recording)[inside]
+    return result | responses(
+        recording.task.split("_")[0], *(each[free] - before.qvel[free] for each in (qvel, after.qvel))
+    )
+
+
+def responses(robot: str, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """Errors of the response, from the changes of velocities [rows, nv]."""
+
+    def off(*columns: Any) -> float:
+        return max(_slope_error(ours[:, each], theirs[:, each]) for each in columns)
+
+    if robot == "ball":
+        return {"response_error": off(0, 1)}
+    if robot == "drone":
+        return {"response_error": off(0, 1, 2, 5), "tilt_response_error": off(3, 4)}
+    if robot == "ant":
+        return {"response_error": off(slice(6, None, 2), slice(7, None, 2)), "body_response_error": off(*range(6))}
+    return {}
+
+
+def _slope_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How far the slope of ours on theirs, a line through the origin, is from 1."""
+    return float(np.abs(np.sum(ours * theirs) / np.sum(theirs * theirs) - 1.0))
 
 
 def replays(recording: Recording, engine: Engine) -> dict[str, float]:
@@ -153,12 +194,13 @@ def replays(recording: Recording, engine: Engine) -> dict[str, float]:
     def replay(qpos: Any, qvel: Any, actions: Any) -> Any:
         def step(physics: Any, action: Any) -> Any:
             physics = engine.step(physics, action)
-            return physics, engine.view(physics).qpos
+            view = engine.view(physics)
+            return physics, (view.qpos, view.qvel)
 
         return jax.lax.scan(step, engine.start(jnp.bool_(True), qpos, qvel), actions)[1]
 
     start = (jnp.asarray(part, jnp.float32) for part in (recording.start.qpos, recording.start.qvel))
-    found = np.asarray(jax.jit(replay)(*start, actions))[index, rows["step"] - 1]
+    found, speeds = (np.asarray(part)[index, rows["step"] - 1] for part in jax.jit(replay)(*start, actions))
     where = slice(0, 2) if not recording.task.startswith("drone") else slice(0, 3)
     theirs, begun = recording.after.qpos[:, where], recording.start.qpos[index, where]
     error = np.linalg.norm(found[:, where] - theirs, axis=-1)
@@ -166,11 +208,32 @@ def replays(recording: Recording, engine: Engine) -> dict[str, float]:
     moved = np.where(rows["step"] == 1, np.linalg.norm(theirs - begun, axis=-1), moved)
     travelled = np.concatenate([np.cumsum(moved[index == each]) for each in range(count)])
     far = _before_walls(recording)
-    return {
+    robot = {}
+    if recording.task.startswith("car"):
+        ours, there = ((qpos[far], qvel[far]) for qpos, qvel in ((found, speeds), recording.after[:2]))
+        robot = drives(car_speeds(*ours), car_speeds(*there))
+    elif "base_pos" in rows and recording.task.startswith("ant"):
+        still = [np.abs(rows["action"][index == each]).max() == 0 for each in range(count)]
+        standing = np.isin(index, np.flatnonzero(still)) & (rows["step"] > SETTLED)
+        robot = {"stand_error": float(np.abs(found[standing, 2] / recording.after.qpos[standing, 2] - 1.0).max())}
+    return robot | {
         "position_rmse": float(np.sqrt(np.mean(error[far] ** 2))),
         "position_range": float(np.max(np.ptp(theirs[far], axis=0))),
         "replay_relative_error": float(np.max(error[far] / np.maximum(travelled[far], SLOWEST))),
     }
+
+
+def car_speeds(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    """[rows, 3]: forward and to the left, m/s, and the yaw rate, rad/s."""
+    cosine, sine = np.cos(qpos[:, 2]), np.sin(qpos[:, 2])
+    x, y = qvel[:, 0], qvel[:, 1]
+    return np.stack([cosine * x + sine * y, cosine * y - sine * x, qvel[:, 2]], axis=-1)
+
+
+def drives(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """Errors of replayed speeds [rows, 3]."""
+    names = ("speed_error", "slip_error", "yaw_rate_error")
+    return {name: _slope_error(ours[:, axis], theirs[:, axis]) for axis, name in enumerate(names)}
 
 
 def _free(recording: Recording) -> np.ndarray:
@@ -192,7 +255,7 @@ def _before_walls(recording: Recording) -> np.ndarray:
     normals = np.stack([np.cos(angles), np.sin(angles)])
     ahead = recording.before.qpos[:, :2] + 0.1 * recording.before.qvel[:, :2]
     reach = np.maximum(recording.before.qpos[:, :2] @ normals, ahead @ normals).max(-1)
-    near = (reach > NEAR_WALL) | (rows["other_contacts"] > 0)
+    near = (reach > NEAR_WALL[recording.task.split("_")[0]]) | (rows["other_contacts"] > 0)
     return np.concatenate([np.logical_or.accumulate(near[index == each]) for each in range(index.max() + 1)]) == 0
 
 

@@ -24,12 +24,14 @@ from navigation_recordings import views as navigation_views
 
 from safejax import envs
 from safejax.envs.engines.base import load_model
-from safejax.envs.tasks import Task, View
+from safejax.envs.tasks import Task, View, car
 
-ACTION_BOUNDS = {"humanoid_velocity": 0.4}
+ACTION_BOUNDS = {"humanoid_velocity": 0.4, **dict.fromkeys(("racecar_goal1", "racecar_goal2"), (20.0, 0.785))}
 """Task -> the largest action of the original, where it is not 1; ours is."""
 
-_BODY = ("base_pos", "base_quat", "base_linvel", "base_angvel", "joint_vel")
+_BODY = ("base_pos", "base_quat", "base_linvel", "base_angvel", "joint_vel", "joint_pos", "motor")
+_CAR_STEERING = [0, 2]  # the joints of the two front wheels
+_CAR_TIMESTEP = {"car_run": car.RUN_WORLD.timestep, "car_circle": car.CIRCLE_WORLD.timestep}
 
 
 class Recording(NamedTuple):
@@ -67,7 +69,11 @@ def read(path: Path) -> Recording | None:
     rows["action"] = rows["action"] / ACTION_BOUNDS.get(task, 1.0)
     if is_navigation(rows):
         return Recording(task, rows, *navigation_views(task, rows))
-    view = _body_view if about["suite"] == "bullet" else _joint_view
+    if task.startswith("car"):
+        rows |= _motors(rows, task)
+    view = _joint_view if about["suite"] != "bullet" else _car_view if task.startswith("car") else _body_view
+    if task.startswith("drone"):  # angles of rotors do not matter
+        rows |= {name: 0 * rows[name] for name in ("joint_pos", "reset_joint_pos") if name in rows}
     begins = rows["step"] == 1
     index = np.searchsorted(rows["episode_id"], rows["episode"])
 
@@ -145,9 +151,30 @@ def _body_view(parts: dict[str, np.ndarray]) -> View:
     scalar, axis = quaternion[..., 3:], -quaternion[..., :3]
     twice = 2 * np.cross(axis, turn)
     in_body = turn + scalar * twice + np.cross(axis, twice)
-    joints = [np.asarray(parts["joint_vel"], np.float64)] if "joint_vel" in parts else []
-    qpos = np.concatenate([position, scalar, quaternion[..., :3], *(0 * joint for joint in joints)], axis=-1)
-    return _view(qpos, np.concatenate([velocity, in_body, *joints], axis=-1))
+    rates, angles = ([parts[name]] if name in parts else [] for name in ("joint_vel", "joint_pos"))
+    qpos = np.concatenate([position, scalar, quaternion[..., :3], *angles], axis=-1)
+    return _view(qpos, np.concatenate([velocity, in_body, *rates], axis=-1))
+
+
+def _car_view(parts: dict[str, np.ndarray]) -> View:
+    """In the plane: x, y, yaw, steering and motor."""
+    x, y, z, w = np.moveaxis(np.asarray(parts["base_quat"], np.float64), -1, 0)
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[..., None]
+    angle, rate = (parts[name][..., _CAR_STEERING].mean(-1, keepdims=True) for name in ("joint_pos", "joint_vel"))
+    qpos = np.concatenate([parts["base_pos"][..., :2], yaw, angle, 0 * yaw], axis=-1)
+    velocity, turn = parts["base_linvel"][..., :2], parts["base_angvel"][..., 2:]
+    return _view(qpos, np.concatenate([velocity, turn, rate, parts["motor"]], axis=-1))
+
+
+def _motors(rows: dict[str, np.ndarray], task: str) -> dict[str, np.ndarray]:
+    """The speed of our car's motor after each row, which follows from the actions alone; at rest at a reset."""
+    speed, speeds = 0.0, np.zeros((len(rows["step"]), 1))
+    for row, (step, action) in enumerate(zip(rows["step"], np.clip(rows["action"], -1, 1), strict=True)):
+        speed = 0.0 if step == 1 else speed
+        for _ in range(envs.task(task).substeps):
+            speed = car.motor_speed(speed, action[0], _CAR_TIMESTEP[task])
+        speeds[row] = speed
+    return {"motor": speeds, "reset_motor": np.zeros((len(rows["episode_id"]), 1))}
 
 
 def _view(qpos: np.ndarray, qvel: np.ndarray) -> View:
