@@ -223,7 +223,7 @@ def replays(recording: Recording, engine: Engine) -> dict[str, float]:
     }
 
 
-def car_speeds(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+def car_speeds(qpos: Any, qvel: Any) -> np.ndarray:
     """[rows, 3]: forward and to the left, m/s, and the yaw rate, rad/s."""
     cosine, sine = np.cos(qpos[:, 2]), np.sin(qpos[:, 2])
     x, y = qvel[:, 0], qvel[:, 1]

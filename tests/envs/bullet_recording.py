@@ -35,16 +35,17 @@ def view_of(recording, moment):
     return _view(*before)
 
 
-_NAMES = ("base_pos", "base_quat", "base_linvel", "base_angvel", "joint_vel")
+_NAMES = ("base_pos", "base_quat", "base_linvel", "base_angvel", "joint_vel", "joint_pos")
 
 
-def _view(position, quaternion, velocity, angular_velocity, joint_velocity):
-    """World-frame quantities, a quaternion x, y, z, w, and joints whose angles do not matter."""
+def _view(position, quaternion, velocity, angular_velocity, joint_velocity, joint_position):
+    """World-frame quantities, a quaternion x, y, z, w; joints' angles are 0 where they were not kept."""
     scalar, axis = quaternion[..., 3:], -quaternion[..., :3]
     twice = 2 * np.cross(axis, angular_velocity)
     in_body = angular_velocity + scalar * twice + np.cross(axis, twice)
-    joints = [] if joint_velocity is None else [joint_velocity]
-    qpos = np.concatenate([position, scalar, quaternion[..., :3], *(0 * part for part in joints)], axis=-1)
-    qvel = np.concatenate([velocity, in_body, *joints], axis=-1)
+    rates = [] if joint_velocity is None else [joint_velocity]
+    angles = [0 * part for part in rates] if joint_position is None else [joint_position]
+    qpos = np.concatenate([position, scalar, quaternion[..., :3], *angles], axis=-1)
+    qvel = np.concatenate([velocity, in_body, *rates], axis=-1)
     none = np.zeros((*position.shape[:-1], 0))
     return View(*(jnp.asarray(part, jnp.float32) for part in (qpos, qvel, none, none, none)))

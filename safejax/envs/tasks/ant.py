@@ -20,8 +20,8 @@ the foot's (fitted; sqrt 2 by the same argument), which gives its rate the origi
 weight, but reacts on the body 1 / sqrt 2 as much. Single recorded steps change joints' rates by .92 to .95 of what they
 change there, an ant without action settles within 2 % of the original's height, and random walks agree in mean return,
 cost and length; see tests/envs/test_ant.py. Different: legs do not meet each other, only feet and the torso meet the
-floor, only tips of feet and the torso meet walls, and without friction; a foot touches the ground by geometry (its
-lowest point below TOUCH) and not by Bullet's contact points, by which 1.5 % of these entries differ.
+floor, only tips of feet and the torso meet walls; a foot touches the ground by geometry (its lowest point below TOUCH)
+and not by Bullet's contact points, by which 1.5 % of these entries differ.
 """
 
 from __future__ import annotations
