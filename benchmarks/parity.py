@@ -46,9 +46,9 @@ _BALL = _FORMULAS | {"reward_max_abs_error": 1e-4, "replay_relative_error": 0.02
 # Bullet's contacts with the ground are points that it found, ours are geometry
 # and a recorded tumble at 9 rad/s, five steps of the circle's, decides the response of the tilt
 _DRONE = _FORMULAS | {"reward_mismatch_share": 0.05, "response_error": 0.1, "tilt_response_error": 0.12}
-# its wheels hop there, so single steps scatter; slip is what lets it turn
+# the original hops on its wheels, which scatters single steps, so speeds are those of replays
 _CAR = _FORMULAS | {"reward_max_abs_error": 1e-4, "speed_error": 0.02, "slip_error": 0.05, "yaw_rate_error": 0.05}
-# a foot on the ground is a point of Bullet's; which feet are decides how its body moves
+# contacts are points that Bullet found; ankles push the body 1 / sqrt 2 as much as in Bullet, see ant.py
 _ANT = _FORMULAS | {
     "reward_max_abs_error": 1e-4,
     "contact_mismatch_share": 0.02,
