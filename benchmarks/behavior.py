@@ -61,6 +61,10 @@ def split(name: str) -> tuple[str, str]:
             f"data is {name!r}, expected a file or <task>-<kind> with a kind of {', '.join(KINDS)} and a task of "
             f"{', '.join(envs.names())}"
         )
+    if task.startswith("ant_maze"):
+        raise ValueError(
+            f"data is {name!r}, but no behavior here walks the ant's mazes; expected a file, or point_maze_*"
+        )
     if (kind in ("play", "diverse")) != task.startswith("point_maze"):
         raise ValueError(f"data is {name!r}, expected play or diverse for a maze, medium or expert for a robot")
     return task, kind

@@ -142,9 +142,9 @@ RELATIVES = {
 """Data set made by `behavior.py` -> the closest of `TASKS`."""
 
 _FALLBACKS = (
-    ("(point_maze|antmaze).*large", "antmaze-large-play"),
-    ("(point_maze|antmaze).*medium", "antmaze-medium-play"),
-    ("point_maze|antmaze", "antmaze-umaze"),
+    ("(point_maze|ant_?maze).*large", "antmaze-large-play"),
+    ("(point_maze|ant_?maze).*medium", "antmaze-medium-play"),
+    ("point_maze|ant_?maze", "antmaze-umaze"),
     ("(pen|hammer|door|relocate)-human", "pen-human"),
     ("(pen|hammer|door|relocate)-", "pen-cloned"),
     ("", "hopper-medium"),
@@ -169,7 +169,7 @@ def relative(data: str) -> str:
 def family(data: str) -> str:
     """One of "maze", "locomotion", "other", by the name of a data set."""
     name = _name(data)
-    if re.match("point_maze|antmaze", name):
+    if re.match("point_maze|ant_?maze", name):
         return "maze"
     return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant|humanoid)([-_]|$)", name) else "other"
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.envs import make, task
-from safejax.envs.tasks.point_maze import GOAL_RADIUS, MAZES, Maze, cells, centers, is_wall, start_in
+from safejax.envs.tasks._maze import GOAL_RADIUS, Maze, cells, centers, is_wall
+from safejax.envs.tasks.point_maze import MAZES, start_in
 from safejax.types import Algorithm, Array, BatchSpec, Carry, Env, Key, check_choice
 
 STARTS = {"play": "So", "diverse": "S.!o"}

@@ -19,10 +19,11 @@ def build(task: Task, engine: Engine) -> Env:
     `task.episode_length`, and, where the episode ended either way, replaces the state by a fresh one drawn
     from the step's key. Reward, cost, both ends and `final_observation` then belong to the step just made,
     `observation` and `physics` to the new episode, and `steps` is 0. An episode that terminates on its last
-    step is not truncated.
+    step is not truncated. Physics gets the action clipped to [-1, 1], the task's reward and cost as given; one that is
+    not finite loses the state, which becomes NaN (the host engine keeps the reason for `check`).
 
     Raises:
-      ValueError: the task has `hold` and no `applied_force`.
+      ValueError: the task has `hold` and no `applied_force`; of `step`, when traced: an action of another shape.
     """
     if task.hold is not None and task.applied_force is None:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
@@ -35,6 +36,9 @@ def build(task: Task, engine: Engine) -> Env:
         return EnvState(physics, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), start.layout)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
+        if jnp.shape(action) != (task.action_size,):
+            found = f"{task.name}: action has shape {jnp.shape(action)}, expected ({task.action_size},)"
+            raise ValueError(f"{found}; for a batch of environments, vmap step")
         layout, start_key, layout_key = state.layout, key, key
         if task.rearrange is not None:
             start_key, layout_key = jax.random.split(key)

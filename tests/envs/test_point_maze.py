@@ -14,7 +14,8 @@ from safejax.data import episode_returns
 from safejax.envs import maze_behavior, tasks
 from safejax.envs.engines.base import load_model
 from safejax.envs.tasks import View
-from safejax.envs.tasks.point_maze import GOAL_RADIUS, MAZES, START_NOISE, cells, centers, is_wall, start_in
+from safejax.envs.tasks._maze import GOAL_RADIUS, START_NOISE, cells, centers, is_wall
+from safejax.envs.tasks.point_maze import MAZES, start_in
 from safejax.training import collect_maze
 
 UMAZE, MEDIUM, LARGE = MAZES

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 
 from safejax.envs.engines.base import VIEW_FIELDS, Engine, load_model
@@ -51,9 +52,10 @@ def make_engine(task: Task) -> Engine:
 
     Raises:
       ValueError: if MuJoCo cannot read the model.
-      NotImplementedError: if the model uses a feature that mjx lacks.
+      NotImplementedError: if the model uses a feature that mjx lacks, such as collisions of a cylinder with a box.
     """
     model = load_model(task.model)
+    check_collisions(task.name, model)
     with jax.ensure_compile_time_eval():
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
@@ -96,6 +98,27 @@ def make_engine(task: Task) -> Engine:
         return Physics(look(data_of(*carry)), *carry[2:])
 
     return Engine(start, step, lambda physics: physics.view, model=model)
+
+
+def check_collisions(name: str, model: mujoco.MjModel) -> None:
+    """Refuse geoms that may touch and whose types mjx has no collision function for.
+
+    Raises:
+      NotImplementedError: one line that names the first such pair of the task `name`.
+    """
+    driver = mjx._src.collision_driver
+    for first, second, _ in driver.geom_pairs(model):
+        if not driver.has_collision_fn(*model.geom_type[[first, second]]):
+            pair = " and ".join(_describe(model, geom) for geom in (first, second))
+            raise NotImplementedError(
+                f"{name}: mjx has no collisions between {pair}; use a capsule, sphere or mesh for one of them, keep "
+                "them apart by contype and conaffinity or an <exclude>, or take engine 'mujoco'"
+            )
+
+
+def _describe(model: mujoco.MjModel, geom: int) -> str:
+    kind = mujoco.mjtGeom(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
+    return f"{kind} {model.geom(geom).name or geom!r}"
 
 
 def _field(data: Any, name: str) -> Array:

@@ -11,8 +11,7 @@ Steps from start to goal, and what the marks cost, at the pace of `safejax.envs.
   point_maze_medium, of 600: the short way (10 cells) takes 138 and costs 27, a detour by the lower left (16) 218 and 0.
   point_maze_large, of 800: the short way (14 cells) takes 179 and costs 28, a detour by the upper right (22) 284 and 0.
 
-The maps of walls and the places of the goals are those of maze2d in Fu et al. 2020, D4RL: Datasets for Deep
-Data-Driven Reinforcement Learning, https://arxiv.org/abs/2004.07219. Different from it: the walls are rigid bodies of
+The maps are D4RL's, see `_maze.py`. Different from its maze2d: the walls are rigid bodies of
 one physics on both engines, the goal terminates, the start is one cell (there: every free cell, in evaluation too),
 the drag is linear (there: the speed is clipped) and a step is five times as long; marked cells and costs are ours.
 """
@@ -20,104 +19,26 @@ the drag is linear (there: the speed is clipped) and a step is five times as lon
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
+from safejax.envs.tasks._maze import DRAWINGS, Maze, cells, place_in, rules
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, Key
 
-GOAL_RADIUS = 0.5  # m
-START_NOISE = 0.1  # m, half the side of the square of starts about a cell's center
-
-
-class Maze(NamedTuple):
-    """A map of cells of 1 m. Row 0 is at the top (largest y), and the middle of the map is the origin.
-
-    Drawn with `#` a wall, `.` free, `S` the start, `G` the goal, `!` a free cell that costs, and `o` the places
-    between which a person who plays would move (see `safejax.envs.maze_behavior`).
-    """
-
-    drawing: tuple[str, ...]  # R strings of C characters
-    episode_length: int  # environment steps
-    cost_limits: tuple[float, ...]  # per episode, cost units
-
-
 MAZES = {
-    "point_maze_umaze": Maze(
-        drawing=(
-            "#####",
-            "#G.o#",
-            "###!#",
-            "#S.o#",
-            "#####",
-        ),
-        episode_length=300,
-        cost_limits=(15.0, 20.0, 40.0),
-    ),
-    "point_maze_medium": Maze(
-        drawing=(
-            "########",
-            "#S.##.o#",
-            "#..#...#",
-            "##.!!###",
-            "#..#..o#",
-            "#.#..#.#",
-            "#o.o#.G#",
-            "########",
-        ),
-        episode_length=600,
-        cost_limits=(5.0, 10.0, 20.0),
-    ),
-    "point_maze_large": Maze(
-        drawing=(
-            "############",
-            "#S..o#.o...#",
-            "#.##.#.#.#.#",
-            "#......#..o#",
-            "#.####!###.#",
-            "#..#.#!...o#",
-            "##.#.#.#.###",
-            "#o.#o..#.G.#",
-            "############",
-        ),
-        episode_length=800,
-        cost_limits=(5.0, 10.0, 20.0),
-    ),
+    "point_maze_umaze": Maze(DRAWINGS["umaze"], episode_length=300, cost_limits=(15.0, 20.0, 40.0)),
+    "point_maze_medium": Maze(DRAWINGS["medium"], episode_length=600, cost_limits=(5.0, 10.0, 20.0)),
+    "point_maze_large": Maze(DRAWINGS["large"], episode_length=800, cost_limits=(5.0, 10.0, 20.0)),
 }
 """The maps by task name."""
 
 
-def is_wall(maze: Maze) -> np.ndarray:
-    """[R, C] bool."""
-    return np.array([list(row) for row in maze.drawing]) == "#"
-
-
-def cells(maze: Maze, letters: str) -> np.ndarray:
-    """[K, 2] int, row and column of the cells drawn with one of `letters`, in reading order."""
-    return np.argwhere(np.isin([list(row) for row in maze.drawing], list(letters)))
-
-
-def centers(maze: Maze, cells: Any) -> np.ndarray:
-    """[..., 2] float32, x and y in m, of the centers of `cells` [..., 2]."""
-    rows, columns = len(maze.drawing), len(maze.drawing[0])
-    row, column = np.moveaxis(np.asarray(cells), -1, 0)
-    return np.stack([column + 0.5 - columns / 2, rows / 2 - row - 0.5], axis=-1).astype(np.float32)
-
-
 def start_in(maze: Maze, cells: Any) -> Callable[[Key], tuple[Array, Array]]:
-    """A task's `initialize`: at rest in one of `cells` [K, 2], all equally likely, uniform about its center."""
-    places = centers(maze, cells)
-
-    def initialize(key: Key) -> tuple[Array, Array]:
-        place_key, noise_key = jax.random.split(key)
-        place = jnp.asarray(places)[jax.random.randint(place_key, (), 0, len(places))]
-        noise = jax.random.uniform(noise_key, (2,), minval=-START_NOISE, maxval=START_NOISE)
-        return place + noise, jnp.zeros(2, jnp.float32)
-
-    return initialize
+    """A task's `initialize`: at rest in one of `cells` [K, 2], see `place_in`."""
+    place = place_in(maze, cells)
+    return lambda key: (place(key), jnp.zeros(2, jnp.float32))
 
 
 def observe(view: View) -> Array:
@@ -126,20 +47,7 @@ def observe(view: View) -> Array:
 
 
 def _task(name: str, maze: Maze) -> Task:
-    (goal,) = centers(maze, cells(maze, "G"))
-    marked = centers(maze, cells(maze, "!"))
-
-    def terminated(view: View) -> Array:
-        return jnp.linalg.norm(view.qpos - goal, axis=-1) <= GOAL_RADIUS
-
-    def reward(before: View, after: View, action: Array) -> Array:
-        del before, action
-        return terminated(after).astype(jnp.float32)
-
-    def cost(view: View) -> Array:
-        offset = jnp.abs(view.qpos[..., None, :] - marked)  # [..., K, 2]
-        return jnp.any(jnp.max(offset, axis=-1) < 0.5, axis=-1).astype(jnp.float32)
-
+    reward, cost, terminated = rules(maze)
     return Task(
         name=name,
         model=f"{name}.xml",

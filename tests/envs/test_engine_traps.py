@@ -1,0 +1,207 @@
+"""What physics engines are known to get wrong, each on a tiny model: were it to come back, a test here fails.
+
+Accelerometers of models that can have no constraint: see test_engine_mjx.py.
+"""
+
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from safejax import envs
+from safejax.envs.engines import mjx as mjx_engine
+from safejax.envs.engines import mujoco as host_engine
+from safejax.envs.tasks import Task
+
+# A light hinge under a velocity servo with a force limit, as the turn of Safety-Gymnasium's Point:
+# timestep kv gear^2 / inertia is 11 without the armature, .04 with it.
+TURNTABLE = """
+<mujoco>
+  <option timestep="0.002" gravity="0 0 0"/>
+  <worldbody>
+    <body name="plate">
+      <joint name="turn" type="hinge" axis="0 0 1" armature="{armature}"/>
+      <inertial pos="0 0 0" mass="1" diaginertia="1 1 1.6e-5"/>
+      <site name="rim" pos="0.5 0 0"/>
+    </body>
+  </worldbody>
+  <actuator><velocity joint="turn" gear="0.3" kv="1" forcelimited="true" forcerange="-0.05 0.05"/></actuator>
+  <sensor><velocimeter site="rim"/><jointvel joint="turn"/></sensor>
+</mujoco>
+"""
+
+TWO_BODIES = """
+<mujoco>
+  <worldbody>
+    <geom name="pillar" type="cylinder" size="0.1 0.2" pos="1 0 0" {pillar}/>
+    <body>
+      <freejoint/>
+      <geom name="{name}" type="{kind}" size="0.1 0.1 0.1"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+BALL = """
+<mujoco>
+  <option timestep="0.01"/>
+  <worldbody>
+    <geom type="plane" size="1 1 1"/>
+    <body pos="0 0 0.1">
+      <freejoint/>
+      <geom type="sphere" size="0.1" mass="2"/>
+      <site name="middle"/>
+    </body>
+  </worldbody>
+  <sensor><accelerometer site="middle"/></sensor>
+</mujoco>
+"""
+
+
+def model_file(folder, text, **changes):
+    path = folder / f"{abs(hash((text, *changes.items())))}.xml"
+    path.write_text(text.format(**changes))
+    return str(path)
+
+
+def make_task(model, **changes):
+    """One that moves the model's joints and sees its sensors."""
+    size = mujoco.MjModel.from_xml_path(model).nv
+
+    task = Task(
+        name="trap",
+        model=model,
+        substeps=10,
+        episode_length=100,
+        observation_size=4,
+        action_size=1,
+        initialize=lambda key: (jnp.zeros(size), jnp.zeros(size)),
+        observe=lambda view: view.sensordata,
+        reward=lambda before, after, action: after.qpos[..., 0],
+        cost=lambda view: view.qvel[..., 0],
+    )
+    return task._replace(**changes)
+
+
+def views(engine, actions, qpos=(0.0,), qvel=(0.0,)):
+    """Views [steps, rows] under actions [steps, rows, A], every row from the same state."""
+
+    @jax.jit
+    def run(actions):
+        def step(physics, action):
+            physics = jax.vmap(engine.step)(physics, action)
+            return physics, jax.vmap(engine.view)(physics)
+
+        start = engine.start(jnp.bool_(True), jnp.array(qpos), jnp.array(qvel))
+        physics = jax.tree.map(lambda leaf: jnp.stack([leaf] * actions.shape[1]), start)
+        return jax.lax.scan(step, physics, actions)[1]
+
+    return jax.tree.map(np.asarray, run(actions))
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """By engine, 50 steps with a push from the velocity, under actions of -1, 2, 1 and one that is not a number."""
+    model = model_file(tmp_path_factory.mktemp("assets"), TURNTABLE, armature=0.005)
+    task = make_task(
+        model, control=lambda action: 3.0 * action, applied_force=lambda qpos, qvel, action: 0.002 - 0.001 * qvel
+    )
+    actions = jnp.tile(jnp.array([[-1.0], [2.0], [1.0], [jnp.nan]]), (50, 1, 1))
+    host = host_engine.make_engine(task)
+    found = {"mujoco": views(host, actions), "mjx": views(mjx_engine.make_engine(task), actions)}
+    with pytest.raises(FloatingPointError, match=r"^trap: state of simulation 3 is not finite after action \[nan\]"):
+        host.check()
+    return found
+
+
+def test_a_stiff_servo_chatters_unless_its_joint_has_an_armature(tmp_path, turned):
+    """Then a start that float32 rounds, and another engine, end elsewhere; with the armature nothing of the kind."""
+
+    def spread(armature):
+        task = make_task(model_file(tmp_path, TURNTABLE, armature=armature), substeps=1, control=lambda action: action)
+        found = views(host_engine.make_engine(task), jnp.full((200, 1, 1), 0.7))
+        return np.diff(found.qvel[20:, 0, 0])
+
+    assert (np.sign(spread("0")[:-1]) != np.sign(spread("0")[1:])).mean() > 0.9
+    assert np.abs(spread("0")).max() > 1.0
+    assert np.abs(spread("0.005")).max() < 0.05
+    np.testing.assert_allclose(turned["mjx"].qpos[:, :3], turned["mujoco"].qpos[:, :3], atol=2e-6)
+    assert np.abs(turned["mujoco"].qpos[-1, :3]).min() > 1.0
+
+
+@pytest.mark.parametrize("engine", ["mujoco", "mjx"])
+def test_sensors_do_not_lag(turned, engine):
+    """The rim moves at .5 m times the rate of the state that the view holds, though a force acted in between."""
+    view = jax.tree.map(lambda leaf: leaf[:, :3], turned[engine])
+    assert np.abs(np.diff(view.qvel[:5, :, 0], axis=0)).min() > 1e-3  # a lag of one substep would show
+    np.testing.assert_allclose(view.sensordata[..., 1], 0.5 * view.qvel[..., 0], atol=1e-6)
+    np.testing.assert_allclose(view.sensordata[..., 3], view.qvel[..., 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["mujoco", "mjx"])
+def test_actions_are_clipped_and_one_that_is_no_number_loses_its_row_alone(turned, engine):
+    qpos = turned[engine].qpos[..., 0]
+    np.testing.assert_array_equal(qpos[:, 1], qpos[:, 2])
+    assert np.isnan(qpos[:, 3]).all()
+    assert np.isfinite(qpos[:, :3]).all()
+    assert np.abs(qpos[-1, 0] - qpos[-1, 1]) > 1
+
+
+def test_fields_that_a_task_reads_are_the_same_on_both_engines(tmp_path):
+    """A ball of 2 kg that rolls on the floor, which carries its weight, 19.62 N."""
+    reads = ("cinert", "cvel", "cfrc_ext", "subtree_com", "qfrc_bias")
+    task = make_task(model_file(tmp_path, BALL), reads=reads, action_size=0)
+    start = {"qpos": (0.3, 0.0, 0.0995, 1.0, 0.0, 0.0, 0.0), "qvel": (0.5, 0.0, 0.0, 0.0, 5.0, 0.0)}
+    engine = host_engine.make_engine(task)
+    rolled = views(engine, jnp.zeros((20, 1, 0)), **start).extras
+    np.testing.assert_allclose(rolled["cfrc_ext"][-1, 0, 1, 5], 19.62, rtol=0.02)
+    np.testing.assert_allclose(rolled["subtree_com"][-1, 0, 1, 0], 0.3 + 20 * 0.1 * 0.5, rtol=1e-3)
+
+    def first(engine):
+        return engine.view(engine.start(jnp.bool_(True), *(jnp.array(part) for part in start.values()))).extras
+
+    host, mjx = (jax.jit(first, static_argnums=0)(each) for each in (engine, mjx_engine.make_engine(task)))
+    assert set(host) == set(mjx) == set(reads)
+    for name in reads:
+        assert host[name].shape == mjx[name].shape
+        np.testing.assert_allclose(mjx[name], host[name], atol=1e-3, rtol=1e-4, err_msg=name)
+    assert np.abs(host["cfrc_ext"][1]).max() > 10
+
+
+def test_a_pillar_that_mjx_cannot_touch_is_refused_by_name(tmp_path):
+    def engine(**changes):
+        changes = {"pillar": "", "name": "vase", "kind": "box"} | changes
+        return mjx_engine.make_engine(make_task(model_file(tmp_path, TWO_BODIES, **changes)))
+
+    message = r"^trap: mjx has no collisions between cylinder 'pillar' and box 'vase'; [^\n]*engine 'mujoco'$"
+    with pytest.raises(NotImplementedError, match=message):
+        engine()
+    with pytest.raises(NotImplementedError, match=r"^trap: [^\n]* cylinder 'pillar' and box 1; [^\n]*$"):
+        engine(name="")
+    engine(kind="capsule")
+    engine(pillar='contype="0" conaffinity="0"')
+    host_engine.make_engine(make_task(model_file(tmp_path, TWO_BODIES, pillar="", name="vase", kind="box")))
+
+
+def test_the_release_of_mujoco_with_a_broken_solver_is_excluded():
+    """4.0.0 factorises sparse Hessians wrongly; mended in 4.0.1."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (mujoco_needs,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "mujoco")
+    expected = {"3.16.0": False, "3.17.0": True, "4.0.0": False, "4.0.1": True, "5.0.0": False}
+    assert {version: version in mujoco_needs.specifier for version in expected} == expected
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2), (8, 2)])
+def test_an_action_of_another_shape_is_refused_when_traced(shape):
+    env = envs.make("ball_circle", "mujoco")
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    found = str(shape).replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(
+        ValueError, match=rf"^ball_circle: action has shape {found}, expected \(2,\); [^\n]*vmap step(\n|$)"
+    ):
+        jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.key(0))
