@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from safejax.data.dataset import Dataset, from_arrays
-from safejax.envs.maze_behavior import make_behavior
+from safejax.envs.maze_behavior import Drive, make_behavior
 from safejax.training.rollout import Actors, rollout, start
 from safejax.types import EpisodeStats, Transition, check_range
 
@@ -23,6 +23,7 @@ def collect_maze(
     seed: int = 0,
     engine: str | None = None,
     env_count: int = 64,
+    drive: Drive | None = None,
 ) -> Dataset:
     """Data of the maze `name`, made by going from commanded goal to commanded goal.
 
@@ -37,12 +38,13 @@ def collect_maze(
       seed: of starts, goals and action noise.
       engine: as in `safejax.envs.make`.
       env_count: environments side by side; part of the recipe, as the seed is.
+      drive: what moves the robot, see `safejax.envs.maze_behavior`; an ant needs one, a mass has its own.
 
     Returns:
       A Dataset of `episode_count` episodes or `step_count` rows, in which reward is 1 on terminal rows and 0 elsewhere.
 
     Raises:
-      ValueError: an unknown name, kind or engine; both counts or neither; a count below 1.
+      ValueError: an unknown name, kind or engine; an ant without a drive; both counts or neither; a count below 1.
     """
     name_of_count, count = ("step_count", step_count) if episode_count is None else ("episode_count", episode_count)
     if count is None or None not in (episode_count, step_count):
@@ -53,12 +55,12 @@ def collect_maze(
     shares = np.full(env_count, count // env_count)
     shares[: count % env_count] += 1
 
-    behavior, env = make_behavior(name, kind, engine)
+    behavior, env = make_behavior(name, kind, engine, drive)
     key = jax.random.key(seed)
     actors = start(behavior, env, (), key, env_count)
     chunks, made = [], np.zeros(env_count, int)
     while (made < shares).any():
-        actors, chunk, _ = _player(name, kind, engine)(actors, key)
+        actors, chunk, _ = _player(name, kind, engine, drive)(actors, key)
         env.check()
         chunks.append(jax.tree.map(np.asarray, chunk))
         made += len(chunk.last) if episode_count is None else chunks[-1].last.sum(0).astype(int)
@@ -85,7 +87,9 @@ def _cut(rows: Transition, shares: np.ndarray, *, whole: bool) -> Dataset:
 
 
 @functools.cache
-def _player(name: str, kind: str, engine: str | None) -> Callable[..., tuple[Actors, Transition, EpisodeStats]]:
+def _player(
+    name: str, kind: str, engine: str | None, drive: Drive | None
+) -> Callable[..., tuple[Actors, Transition, EpisodeStats]]:
     """(actors, key) -> the same after one episode length, and what they saw; compiled once."""
-    behavior, env = make_behavior(name, kind, engine)
+    behavior, env = make_behavior(name, kind, engine, drive)
     return jax.jit(functools.partial(rollout, behavior, env, (), length=env.episode_length, explore=True))

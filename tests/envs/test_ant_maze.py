@@ -10,6 +10,7 @@ from scipy import stats
 from safejax import envs
 from safejax.envs.engines import mjx as mjx_engine
 from safejax.envs.engines.base import asset_path
+from safejax.envs.maze_behavior import waypoint_policy
 from safejax.envs.tasks import View
 from safejax.envs.tasks._maze import cells, centers, is_wall
 from safejax.envs.tasks.ant_maze import MAZES
@@ -115,7 +116,32 @@ def test_mjx_takes_the_large_maze_with_a_bounded_number_of_contacts():
     assert data._impl.contact.dist.shape == (16,)
 
 
-def test_the_collector_says_which_mazes_it_can_play():
-    expected = ", ".join(sorted(POINT_MAZES))
-    with pytest.raises(ValueError, match=rf"^name is 'ant_maze_umaze', expected one of {expected}[^\n]*$"):
+def test_waypoints_are_the_point_mazes_times_four():
+    name, found = "ant_maze_medium", []
+    goal = centers(POINT_MAZES[NAMES[name]], cells(MAZES[name], "SoG")[5])
+    places = np.random.default_rng(0).uniform(-3.9, 3.9, (256, 2))
+    places = places[np.linalg.norm(places - goal, axis=-1) > 0.6]  # the radius of a goal is no part of a cell
+    for maze, scale in ((MAZES[name], 4.0), (POINT_MAZES[NAMES[name]], 1.0)):
+        policy = waypoint_policy(maze, cells(maze, "SoG"), lambda seen, target, scale=scale: 0.1 * target / scale)
+        observation = jnp.asarray(scale * places, jnp.float32)
+        found.append(policy.act((), observation, jax.random.key(0), jnp.full((len(places),), 5))[0])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert len(np.unique(np.round(found[0], 4), axis=0)) > 20
+
+
+def test_the_collector_takes_a_walker_and_has_none():
+    known = ", ".join(POINT_MAZES)
+    message = rf"^drive is None, expected a policy that walks in ant_maze_umaze; only {known} have one built in$"
+    with pytest.raises(ValueError, match=message):
         collect_maze(UMAZE, "play", step_count=1)
+    seen = []
+
+    def drive(observation, target):
+        seen.append((observation.shape, target.shape))
+        return jnp.zeros((len(observation), 8))
+
+    data = collect_maze(UMAZE, "play", step_count=6, env_count=3, drive=drive, engine="mujoco")
+    assert seen[0] == ((3, 29), (3, 2))
+    assert data.transitions.observation.shape == (6, 29)
+    # only noise moves it
+    assert 0.05 < np.std(data.transitions.action) < 0.4

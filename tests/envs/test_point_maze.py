@@ -341,7 +341,7 @@ def test_the_same_arguments_give_the_same_data_and_others_do_not():
     [
         (
             dict(name="ball_circle", kind="play", step_count=1),
-            "name is 'ball_circle', expected one of point_maze_large, ",
+            "name is 'ball_circle', expected one of ant_maze_large, ",
         ),
         (dict(name=UMAZE, kind="diver", step_count=1), "kind is 'diver', expected one of diverse, play"),
         (

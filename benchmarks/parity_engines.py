@@ -1,0 +1,135 @@
+"""Do both engines play the same game? python benchmarks/parity_engines.py ball_run hopper_velocity
+
+Plays every task on the C library and on mjx from the same starts and prints one JSON object a task and policy:
+
+- `start`, `first_steps`: largest difference of observations at the reset and over `--exact` steps under the same
+  actions, before contacts have amplified the rounding;
+- of whole episodes, which are chaotic, how probable samples as different as these are if both engines have the same
+  distribution (two-sample Kolmogorov-Smirnov tests of return, cost and length, from different keys).
+
+Policies: `random`, uniform in [-1, 1] at every step; `held`, drawn once and held for 20 steps, which travels further.
+
+`broken` names what fails: a difference above `--tolerance` in the first steps, or a p-value below `--level` divided by
+the number of tests made, so that two equal engines fail with at most that probability. Then the exit code is 1.
+Compiling a task for mjx takes a minute and more on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from offline_to_online import OneLineParser, choose, stop
+from scipy import stats
+
+from safejax import envs
+from safejax.types import Array, Env, EnvState, Key
+
+HELD = 20  # steps
+MEASURES = ("return", "cost", "length")
+
+
+def _random(key: Key, step: Array, shape: tuple[int, ...]) -> Array:
+    return jax.random.uniform(jax.random.fold_in(key, step), shape, minval=-1.0, maxval=1.0)
+
+
+def _held(key: Key, step: Array, shape: tuple[int, ...]) -> Array:
+    return _random(key, step // HELD, shape)
+
+
+POLICIES: dict[str, Callable[[Key, Array, tuple[int, ...]], Array]] = {"random": _random, "held": _held}
+"""(key, step [], shape) -> actions of that shape."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; names are checked in `main`."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("tasks", nargs="+", help="names of tasks")
+    add("--envs", type=int, default=64, help="episodes on each engine (default: %(default)s)")
+    add("--steps", type=int, default=200, help="longest episode (default: %(default)s)")
+    add("--exact", type=int, default=5, help="steps compared one by one (default: %(default)s)")
+    add("--tolerance", type=float, default=1e-4, help="of observations over these (default: %(default)s)")
+    add("--level", type=float, default=0.01, help="probability of a false alarm, of all tests (default: %(default)s)")
+    add("--engines", default="mujoco,mjx", help="two, comma-separated (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the options, play, compare, print; exit with 1 where something is broken."""
+    options = parse(arguments)
+    tasks = [choose("tasks", name, envs.names()) for name in options.tasks]
+    engines = [choose("engines", name, envs.ENGINES) for name in options.engines.split(",")]
+    if len(engines) != 2:
+        stop(f"--engines is {options.engines}, expected two of {', '.join(envs.ENGINES)}")
+    for option in ("envs", "steps", "exact"):
+        if getattr(options, option) < 1:
+            stop(f"--{option} is {getattr(options, option)}, expected at least 1")
+    level = options.level / (len(tasks) * len(POLICIES) * len(MEASURES))
+    failed = False
+    for name in tasks:
+        pair = [envs.make(envs.task(name)._replace(episode_length=options.steps), engine) for engine in engines]
+        runs = [jax.jit(_player(env, options.envs, options.steps), static_argnums=0) for env in pair]
+        for policy in POLICIES:
+            result = compare(runs, policy, options, level)
+            for env in pair:
+                env.check()
+            failed |= bool(result["broken"])
+            print(json.dumps({"task": name, "engines": engines, "policy": policy, **result}), flush=True)
+    if failed:
+        sys.exit(1)
+
+
+def compare(runs: list[Any], policy: str, options: argparse.Namespace, level: float) -> dict[str, Any]:
+    """One line of the output; `runs` are the two engines' players."""
+    shared, *own = jax.random.split(jax.random.key(options.seed), 3)
+    seen, again = (run(policy, shared)[0] for run in runs)
+    gap = np.abs(np.asarray(seen) - np.asarray(again))[: options.exact + 1]
+    result: dict[str, Any] = {
+        "episodes": options.envs,
+        "start": float(gap[0].max()),
+        "first_steps": float(gap.max()),
+    }
+    broken = [] if gap.max() <= options.tolerance else [f"first_steps {gap.max():.3g} > {options.tolerance:g}"]
+    samples = [run(policy, key)[1] for run, key in zip(runs, own, strict=True)]
+    for measure in MEASURES:
+        ours, theirs = (np.asarray(sample[measure]) for sample in samples)
+        chance = float(stats.ks_2samp(ours, theirs, method="asymp")[1])  # type: ignore[arg-type]
+        result[measure] = {"means": [float(ours.mean()), float(theirs.mean())], "p": chance}
+        if not chance >= level:
+            broken.append(f"{measure} p {chance:.3g} < {level:.3g}")
+    return result | {"broken": broken}
+
+
+def _player(env: Env, count: int, length: int) -> Callable[[str, Key], tuple[Array, dict[str, Array]]]:
+    """(policy, key) -> observations [length + 1, count, O], and of each first episode the `MEASURES` [count]."""
+
+    def play(policy: str, key: Key) -> tuple[Array, dict[str, Array]]:
+        start_key, action_key, step_key = jax.random.split(key, 3)
+        start = jax.vmap(env.reset)(jax.random.split(start_key, count))
+
+        def step(carry: tuple[EnvState, Array, dict], time: Array) -> tuple[tuple, Array]:
+            state, running, sums = carry
+            action = POLICIES[policy](action_key, time, (count, env.action_size))
+            keys = jax.random.split(jax.random.fold_in(step_key, time), count)
+            state = jax.vmap(env.step)(state, action, keys)
+            gained = {"return": state.reward, "cost": state.cost, "length": jnp.ones(count)}
+            sums = {name: sums[name] + jnp.where(running, gained[name], 0.0) for name in MEASURES}
+            return (state, running & ~(state.terminated | state.truncated), sums), state.final_observation
+
+        carry = (start, jnp.ones(count, bool), {name: jnp.zeros(count) for name in MEASURES})
+        (_, _, sums), seen = jax.lax.scan(step, carry, jnp.arange(length))
+        return jnp.concatenate([start.observation[None], seen]), sums
+
+    return play
+
+
+if __name__ == "__main__":
+    main()
