@@ -9,7 +9,7 @@ from bullet_recording import recorded, view_of
 
 from safejax import envs
 from safejax.envs.engines import mjx
-from safejax.envs.engines.base import asset_path
+from safejax.envs.engines.base import load_model
 from safejax.envs.engines.mujoco import make_engine
 from safejax.envs.tasks import View, ant
 
@@ -46,7 +46,7 @@ def test_recordings_leave_the_action_box_exceed_the_speed_and_fall():
 
 def test_feet_are_where_mujoco_says():
     """Heights of the lowest points of four capsules, in random poses."""
-    model = mujoco.MjModel.from_xml_path(asset_path("ant_run.xml"))
+    model = load_model("ant_run.xml")
     data = mujoco.MjData(model)
     names = ("front_left", "front_right", "left_back", "right_back")
     feet = [model.geom(f"{name}_foot").id for name in names]
@@ -78,7 +78,7 @@ def test_gait_by_hand():
 
 def test_masses_are_those_that_bullet_computes():
     """Spheres and capsules of 1000 kg/m^3, and boxes' inertias: of a foot .48 x .48 x .24 m, with Bullet's margin."""
-    model = mujoco.MjModel.from_xml_path(asset_path("ant_run.xml"))
+    model = load_model("ant_run.xml")
     capsule = np.pi * 0.08**2 * (np.sqrt(2) * np.array([0.2, 0.4]) + 4 / 3 * 0.08)
     torso = 4 / 3 * np.pi * 0.25**3
     np.testing.assert_allclose(model.body_mass.sum(), 1000 * (torso + 8 * capsule[0] + 4 * capsule[1]), rtol=1e-4)

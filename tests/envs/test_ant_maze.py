@@ -9,7 +9,7 @@ from scipy import stats
 
 from safejax import envs
 from safejax.envs.engines import mjx as mjx_engine
-from safejax.envs.engines.base import asset_path
+from safejax.envs.engines.base import load_model
 from safejax.envs.maze_behavior import waypoint_policy
 from safejax.envs.tasks import View
 from safejax.envs.tasks._maze import cells, centers, is_wall
@@ -27,7 +27,7 @@ def view_of(place):
 
 
 def model_of(name):
-    return mujoco.MjModel.from_xml_path(asset_path(envs.task(name).model))
+    return load_model(envs.task(name).model)
 
 
 @pytest.mark.parametrize("name", MAZES)
