@@ -2,6 +2,9 @@
 
 To add one: copy `bc.py`; name its parts in Networks and State; write `update` from targets to metrics; write `act`;
 add a line to `MODULES`. Module-level functions are the API, `make` binds them, jit belongs to the caller.
+
+Any of them learns from pixels: `make(networks=default_networks(action_size, encoder=PixelEncoder()))` puts an encoder,
+that of `safejax.networks` or another, in front of every network.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from safejax.losses.extraction import (
     hard_alignment_log_weight,
     soft_alignment_log_weight,
 )
-from safejax.networks import GaussianActor, Value
+from safejax.networks import GaussianActor, Value, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -100,14 +100,19 @@ class State(NamedTuple):
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, actor: str = "diffusion"
+    action_size: int,
+    hidden_sizes: Sequence[int] = (256, 256),
+    *,
+    actor: str = "diffusion",
+    encoder: Network | None = None,
 ) -> Networks:
     """IDQL's, and multipliers like its value; `actor` is "diffusion" or a key of `iql.ACTORS`."""
     check_choice("actor", actor, ("diffusion", *iql.ACTORS))
     hidden_sizes = tuple(hidden_sizes)
     denoiser, critic, value, cost_networks = idql.default_networks(action_size, hidden_sizes)
     gaussian = None if actor == "diffusion" else GaussianActor(action_size, hidden_sizes, **iql.ACTORS[actor])
-    return Networks(gaussian or denoiser, critic, value, Value(hidden_sizes, layer_norm=True), cost_networks)
+    networks = Networks(gaussian or denoiser, critic, value, Value(hidden_sizes, layer_norm=True), cost_networks)
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

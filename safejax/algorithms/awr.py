@@ -29,7 +29,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.policy import advantage_weight
 from safejax.losses.value import generalized_advantage, squared_error
-from safejax.networks import GaussianActor, Value
+from safejax.networks import GaussianActor, Value, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -85,15 +85,22 @@ ACTORS = iql.ACTORS | {"fixed": iql.ACTORS["gaussian"] | dict(log_std_range=(mat
 """IQL's, and the authors' Gaussian of fixed width .2."""
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (128, 64), *, actor: str = "fixed") -> Networks:
+def default_networks(
+    action_size: int,
+    hidden_sizes: Sequence[int] = (128, 64),
+    *,
+    actor: str = "fixed",
+    encoder: Network | None = None,
+) -> Networks:
     """The authors' sizes; `actor` is a key of `ACTORS`, "squashed" if SAC or Marvel shall fine-tune it."""
     check_choice("actor", actor, ACTORS)
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes, **ACTORS[actor]),
         value=Value(hidden_sizes),
         safety=safety.default_networks(hidden_sizes),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from safejax.gradients import gradient_step, train_state
-from safejax.networks import GaussianActor
+from safejax.networks import GaussianActor, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -54,9 +54,12 @@ class State(NamedTuple):
     actor: TrainState
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
-    """A tanh-normal actor."""
-    return Networks(GaussianActor(action_size, tuple(hidden_sizes)))
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
+    """A tanh-normal actor; every part sees observations through `encoder`, if there is one."""
+    networks = Networks(GaussianActor(action_size, tuple(hidden_sizes)))
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

@@ -33,7 +33,7 @@ from safejax.constraints import cost_value_limit
 from safejax.gradients import copy, gradient_step, polyak, train_state
 from safejax.losses.policy import gaussian_kl
 from safejax.losses.value import squared_error, td_target
-from safejax.networks import ConditionalVAE, Critic, GaussianActor, ensemble
+from safejax.networks import ConditionalVAE, Critic, GaussianActor, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -93,16 +93,21 @@ class State(NamedTuple):
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), vae_hidden_sizes: Sequence[int] = (400, 400)
+    action_size: int,
+    hidden_sizes: Sequence[int] = (256, 256),
+    vae_hidden_sizes: Sequence[int] = (400, 400),
+    *,
+    encoder: Network | None = None,
 ) -> Networks:
     """Tanh-normal actor, twin reward critics, one cost critic, conditional auto-encoder."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes),
         critic=ensemble(Critic(hidden_sizes), 2),
         cost_critic=ensemble(Critic(hidden_sizes), 1),
         vae=ConditionalVAE(action_size, tuple(vae_hidden_sizes)),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:
@@ -143,7 +148,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
         metrics = {"cost_critic/loss": fit, "cost_critic/mean": jnp.mean(q)}
         if not config.push_up:
             return fit, metrics
-        outside_value = _outside_value(params, candidates, batch, config, networks)
+        outside_value = _outside_value(params, candidates, batch, networks)
         return fit - push_up_weight * outside_value, metrics | {"cost_critic/outside": outside_value}
 
     vae, push_up_log_weight, metrics = state.vae, state.push_up_log_weight, {}
@@ -225,15 +230,10 @@ def _candidates(
     return candidates, (kl >= jnp.quantile(kl, config.candidate_quantile)).astype(jnp.float32)
 
 
-def _outside_value(
-    params: Params, candidates: tuple[Array, Array], batch: Transition, config: Config, networks: Networks
-) -> Array:
+def _outside_value(params: Params, candidates: tuple[Array, Array], batch: Transition, networks: Networks) -> Array:
     """Mean over the batch of the cost value of candidates outside the data (0 for those inside): []."""
     actions, outside = candidates
-    observation = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (config.candidate_count, *leaf.shape)), batch.observation
-    )
-    value = jnp.max(networks.cost_critic.apply(params, observation, actions), axis=0)
+    value = critics.candidate_values(networks.cost_critic, params, batch.observation, actions, reduce=jnp.max)
     return jnp.mean(outside * value)
 
 

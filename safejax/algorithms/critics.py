@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from safejax.gradients import gradient_step
 from safejax.losses.value import squared_error
+from safejax.networks import given
 from safejax.types import Array, ArrayTree, Metrics, Network, Params, TrainState, Transition
 
 
@@ -48,6 +49,5 @@ def candidate_values(
     reduce: Callable[..., Array] = jnp.min,
 ) -> Array:
     """Values [B] of actions [B, A], or [K, B] of candidates [K, B, A], reduced over the ensemble."""
-    if action.ndim > jax.tree.leaves(observation)[0].ndim:
-        return jax.vmap(lambda each: candidate_values(network, params, observation, each, reduce=reduce))(action)
-    return reduce(network.apply(params, observation, action), axis=0)
+    value = given(network, params, observation)
+    return reduce(jax.vmap(value)(action) if action.ndim == 3 else value(action), axis=-2)

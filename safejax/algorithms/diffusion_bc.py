@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from safejax.diffusion import DiffusionConfig, check_diffusion, denoising_error, draw_noise, sample
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state
-from safejax.networks import ResidualDenoiser
+from safejax.networks import ResidualDenoiser, given, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -25,6 +25,7 @@ from safejax.types import (
     Carry,
     Key,
     Metrics,
+    Network,
     Params,
     TrainState,
     Transition,
@@ -59,9 +60,12 @@ class State(NamedTuple):
     ema_actor: Params  # exponential average of the actor's parameters; it acts
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
     """IDQL's residual denoiser, as wide as the first hidden size."""
-    return Networks(residual_denoiser(action_size, hidden_sizes[0]))
+    networks = Networks(residual_denoiser(action_size, hidden_sizes[0]))
+    return with_encoder(networks, encoder)
 
 
 def residual_denoiser(action_size: int, width: int) -> ResidualDenoiser:
@@ -105,7 +109,8 @@ def denoiser(
     networks: Any, params: Params, observation: ArrayTree, dropout_key: Key | None = None
 ) -> Callable[[Array, Array], Array]:
     """What `safejax.diffusion` takes: (noisy [..., B, A], index) -> predicted noise, given observations [B, O]."""
-    return lambda noisy, index: networks.actor.apply(params, observation, noisy, index, dropout_key)
+    predict = given(networks.actor, params, observation)
+    return lambda noisy, index: predict(noisy, index, dropout_key)
 
 
 def propose(

@@ -28,7 +28,7 @@ from safejax.diffusion import DiffusionConfig, check_diffusion, denoising_error
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state
 from safejax.losses.policy import lagrangian
 from safejax.losses.value import td_target
-from safejax.networks import Critic, MLPDenoiser, ensemble
+from safejax.networks import Critic, MLPDenoiser, ensemble, member, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -87,14 +87,17 @@ class State(NamedTuple):
     safety: Any  # SafetyState, or ()
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256, 256), *, encoder: Network | None = None
+) -> Networks:
     """The paper's plain denoiser and twin critics, of the same sizes, with mish."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=MLPDenoiser(action_size, hidden_sizes),
         critic=ensemble(Critic(hidden_sizes, "mish"), 2),
         safety=safety.default_networks(hidden_sizes, "mish"),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Any, networks: Any) -> State:
@@ -207,12 +210,12 @@ def value_loss(state: Any, observation: ArrayTree, action: Array, key: Key, *, n
     # one member is differentiated, the other only evaluated: an ensemble of one each
     first = jax.random.bernoulli(key).astype(jnp.int32)
 
-    def member(index: Array, action: Array) -> Array:
-        params = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), state.critic.params)
+    def value(index: Array, action: Array) -> Array:
+        params = member(networks.critic, state.critic.params, index)
         return networks.critic.apply(params, observation, action)[0]
 
-    q = member(first, action)
-    size = jnp.abs(member(1 - first, jax.lax.stop_gradient(action)))
+    q = value(first, action)
+    size = jnp.abs(value(1 - first, jax.lax.stop_gradient(action)))
     metrics = {"actor/value": jnp.mean(q)}
     if state.safety:
         cost_q = safety.cost_values(state.safety, observation, action, networks=networks.safety)

@@ -21,7 +21,7 @@ from safejax.algorithms.bc import act
 from safejax.algorithms.proposal import make_proposal
 from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.gradients import adam, gradient_step, train_state
-from safejax.networks import Critic, GaussianActor, ensemble
+from safejax.networks import Critic, GaussianActor, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -69,16 +69,21 @@ class State(NamedTuple):
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, frozen: str = "residual"
+    action_size: int,
+    hidden_sizes: Sequence[int] = (256, 256),
+    *,
+    frozen: str = "residual",
+    encoder: Network | None = None,
 ) -> Networks:
     """A tanh-normal actor for Marvel, twin critics, and a frozen policy, a key of `proposal.PROPOSALS`."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes),
-        frozen=make_proposal(frozen, action_size, hidden_sizes),
+        frozen=make_proposal(frozen, action_size, hidden_sizes, encoder),
         critic=ensemble(Critic(hidden_sizes), 2),
         safety=safety.default_networks(hidden_sizes),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

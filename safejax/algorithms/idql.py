@@ -26,7 +26,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.diffusion import DiffusionConfig
 from safejax.losses.extraction import expectile_log_weight, exponential_log_weight, quantile_log_weight
 from safejax.losses.value import expectile_loss, exponential_loss, quantile_loss
-from safejax.networks import Critic, Value, ensemble
+from safejax.networks import Critic, Value, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -97,15 +97,18 @@ class State(NamedTuple):
     safety: Any  # SafetyState, or ()
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
     """Three residual blocks as wide as the first hidden size, and values of `hidden_sizes`."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[0]),
         critic=ensemble(Critic(hidden_sizes), 2),
         value=Value(hidden_sizes, layer_norm=True),
         safety=safety.default_networks(hidden_sizes),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Any, networks: Any) -> State:

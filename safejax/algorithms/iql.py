@@ -22,7 +22,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.policy import advantage_weight
 from safejax.losses.value import expectile_loss
-from safejax.networks import Critic, GaussianActor, Value, ensemble
+from safejax.networks import Critic, GaussianActor, Value, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -85,17 +85,22 @@ ACTORS = {
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, actor: str = "gaussian"
+    action_size: int,
+    hidden_sizes: Sequence[int] = (256, 256),
+    *,
+    actor: str = "gaussian",
+    encoder: Network | None = None,
 ) -> Networks:
     """The paper's sizes; `actor` is a key of `ACTORS`, "squashed" if SAC or Marvel shall fine-tune it."""
     check_choice("actor", actor, ACTORS)
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes, **ACTORS[actor]),
         critic=ensemble(Critic(hidden_sizes), 2),
         value=Value(hidden_sizes),
         safety=safety.default_networks(hidden_sizes),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

@@ -28,6 +28,7 @@ from safejax.algorithms.safety import SafetyNetworks
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.policy import advantage_weight
 from safejax.losses.value import expectile_loss
+from safejax.networks import with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -80,11 +81,16 @@ class State(NamedTuple):
 
 
 def default_networks(
-    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, frozen: str = "gaussian"
+    action_size: int,
+    hidden_sizes: Sequence[int] = (256, 256),
+    *,
+    frozen: str = "gaussian",
+    encoder: Network | None = None,
 ) -> Networks:
     """IQL's networks beside a frozen policy of the same sizes, a key of `proposal.PROPOSALS`."""
     offline = iql.default_networks(action_size, hidden_sizes)
-    return Networks(offline.actor, make_proposal(frozen, action_size, hidden_sizes), *offline[1:])
+    networks = Networks(offline.actor, make_proposal(frozen, action_size, hidden_sizes, encoder), *offline[1:])
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

@@ -21,7 +21,7 @@ from safejax.gradients import gradient_step, train_state
 from safejax.losses.policy import clipped_surrogate, lagrangian
 from safejax.losses.value import generalized_advantage, squared_error
 from safejax.multipliers import MultiplierConfig, MultiplierState, adapt_multiplier, make_multiplier
-from safejax.networks import GaussianActor, Value
+from safejax.networks import GaussianActor, Value, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -87,7 +87,9 @@ class _Sample(NamedTuple):
     cost_value_target: Array
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (64, 64)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (64, 64), *, encoder: Network | None = None
+) -> Networks:
     """A plain Gaussian actor with one log-std per action, starting at -0.5, and two values."""
     hidden_sizes = tuple(hidden_sizes)
     actor = GaussianActor(
@@ -98,7 +100,8 @@ def default_networks(action_size: int, hidden_sizes: Sequence[int] = (64, 64)) -
         state_dependent_std=False,
         initial_log_std=-0.5,
     )
-    return Networks(actor, Value(hidden_sizes, "tanh"), Value(hidden_sizes, "tanh"))
+    networks = Networks(actor, Value(hidden_sizes, "tanh"), Value(hidden_sizes, "tanh"))
+    return with_encoder(networks, encoder)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:

@@ -7,7 +7,7 @@ Each is a frozen dataclass with `init(key, observation, action) -> params`, to b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from safejax.algorithms import diffusion_bc, iql
 from safejax.diffusion import DiffusionConfig
-from safejax.networks import GaussianActor, MLPDenoiser
+from safejax.networks import GaussianActor, MLPDenoiser, with_encoder
 from safejax.types import Array, ArrayTree, Key, Network, Params, check_choice
 
 
@@ -70,11 +70,14 @@ PROPOSALS = {
 """Name -> (action size, hidden sizes) -> the policy of that kind: IQL's, SAC's, TD3+BC's, IDQL's, Diffusion-QL's."""
 
 
-def make_proposal(name: str, action_size: int, hidden_sizes: Sequence[int]) -> FrozenActor | FrozenDiffusion:
+def make_proposal(
+    name: str, action_size: int, hidden_sizes: Sequence[int], encoder: Network | None = None
+) -> FrozenActor | FrozenDiffusion:
     """A frozen policy by name, with the networks that its method has by default.
 
     Raises:
       ValueError: an unknown name, in one line.
     """
     check_choice("frozen", name, PROPOSALS)
-    return PROPOSALS[name](action_size, tuple(hidden_sizes))
+    frozen = PROPOSALS[name](action_size, tuple(hidden_sizes))
+    return replace(frozen, actor=with_encoder(frozen.actor, encoder))

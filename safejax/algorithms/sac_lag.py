@@ -27,7 +27,7 @@ from safejax.gradients import copy, gradient_step, polyak, train_state
 from safejax.losses.policy import lagrangian
 from safejax.losses.value import td_target
 from safejax.multipliers import MultiplierConfig, MultiplierState, adapt_multiplier, make_multiplier
-from safejax.networks import Critic, GaussianActor, ensemble
+from safejax.networks import Critic, GaussianActor, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -86,14 +86,17 @@ class State(NamedTuple):
     multiplier: MultiplierState
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
     """Tanh-normal actor, twin reward critics, one cost critic."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes),
         critic=ensemble(Critic(hidden_sizes), 2),
         cost_critic=ensemble(Critic(hidden_sizes), 1),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

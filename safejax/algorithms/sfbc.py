@@ -38,7 +38,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.diffusion import DiffusionConfig
 from safejax.gradients import adam, copy, polyak, train_state
 from safejax.losses.policy import lagrangian
-from safejax.networks import Critic, ensemble
+from safejax.networks import Critic, ensemble, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -103,14 +103,17 @@ class State(NamedTuple):
     safety: Any  # SafetyState, or ()
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
     """Three residual blocks as wide as the first hidden size, and one critic of `hidden_sizes`."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=diffusion_bc.residual_denoiser(action_size, hidden_sizes[0]),
         critic=ensemble(Critic(hidden_sizes, "swish"), 1),
         safety=safety.default_networks(hidden_sizes, "swish"),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:

@@ -26,7 +26,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state, where_due
 from safejax.losses.policy import lagrangian
 from safejax.losses.value import squared_error, td_target
-from safejax.networks import Critic, GaussianActor, ensemble
+from safejax.networks import Critic, GaussianActor, ensemble, member, with_encoder
 from safejax.types import (
     Algorithm,
     Array,
@@ -79,14 +79,17 @@ class State(NamedTuple):
     safety: Any  # SafetyState, or ()
 
 
-def default_networks(action_size: int, hidden_sizes: Sequence[int] = (256, 256)) -> Networks:
+def default_networks(
+    action_size: int, hidden_sizes: Sequence[int] = (256, 256), *, encoder: Network | None = None
+) -> Networks:
     """A deterministic actor that explores with deviation .1, and twin critics."""
     hidden_sizes = tuple(hidden_sizes)
-    return Networks(
+    networks = Networks(
         actor=GaussianActor(action_size, hidden_sizes, **iql.ACTORS["deterministic"]),
         critic=ensemble(Critic(hidden_sizes), 2),
         safety=safety.default_networks(hidden_sizes),
     )
+    return with_encoder(networks, encoder)
 
 
 def init(key: Key, example: Transition, *, config: Config, networks: Networks) -> State:
@@ -163,7 +166,7 @@ def actor_loss(
     |Q - lambda Qc| would vanish where reward and cost balance.
     """
     action = networks.actor.apply(params, batch.observation).mode()
-    first = jax.tree.map(lambda leaf: leaf[:1], state.critic.params)
+    first = member(networks.critic, state.critic.params, 0)
     q = networks.critic.apply(first, batch.observation, action)[0]
     objective, size = q, jnp.abs(q)
     metrics = {"actor/value": jnp.mean(q)}

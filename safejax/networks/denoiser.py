@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from safejax.networks.activations import ACTIVATIONS, mish
-from safejax.networks.mlp import MLP
+from safejax.networks.mlp import MLP, check_arrays
 from safejax.types import Array, Key
 
 _HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -33,6 +33,7 @@ class JointDense(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
+        check_arrays(*inputs)
         widths = [each.shape[-1] for each in inputs]
         kernel = self.param("kernel", self.kernel_init, (sum(widths), self.size))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.size,))

@@ -22,16 +22,32 @@ _HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal
 _OUTPUT_INIT = nn.initializers.variance_scaling(1e-2, "fan_in", "truncated_normal")
 
 
+def check_arrays(*inputs: Any) -> None:
+    """Refuse what no dense layer can take.
+
+    Raises:
+      ValueError: one line, for observations with pixels that meet a network without an encoder.
+    """
+    for each in inputs:
+        if not hasattr(each, "shape"):
+            kind = f"{type(each).__name__} of {', '.join(each)}" if isinstance(each, dict) else type(each).__name__
+            raise ValueError(
+                f"a network's input is a {kind}, expected an array [..., O]; for pixels give default_networks an "
+                "encoder, such as safejax.networks.PixelEncoder()"
+            )
+
+
 class MLP(nn.Module):
-    """Dense layers [..., I] -> [..., output_size] with a small last layer."""
+    """Dense layers of the inputs [..., I_k], side by side, -> [..., output_size], with a small last layer."""
 
     hidden_sizes: Sequence[int]
     output_size: int
     activation: str = "relu"
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        hidden = inputs
+    def __call__(self, first: Array, *others: Array) -> Array:
+        check_arrays(first, *others)
+        hidden = jnp.concatenate([first, *others], axis=-1) if others else first
         for size in self.hidden_sizes:
             hidden = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=_HIDDEN_INIT)(hidden))
         return nn.Dense(self.output_size, kernel_init=_OUTPUT_INIT)(hidden)
@@ -87,8 +103,7 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, action: Array) -> Array:
-        inputs = jnp.concatenate([observation, action], axis=-1)
-        return MLP(self.hidden_sizes, 1, self.activation)(inputs)[..., 0]
+        return MLP(self.hidden_sizes, 1, self.activation)(observation, action)[..., 0]
 
 
 class Value(nn.Module):

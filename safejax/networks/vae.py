@@ -38,12 +38,12 @@ class ConditionalVAE(nn.Module):
 
     def encode(self, observation: Array, action: Array) -> tuple[Array, Array]:
         """Mean and log-std [..., D] of the latent posterior."""
-        output = self.encoder(jnp.concatenate([observation, action], axis=-1))
+        output = self.encoder(observation, action)
         mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, jnp.clip(log_std, -4.0, 15.0)
 
     def __call__(self, observation: Array, action: Array, key: Key) -> Reconstruction:
         mean, log_std = self.encode(observation, action)
         latent = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-        decoded = jnp.tanh(self.decoder(jnp.concatenate([observation, latent], axis=-1)))
+        decoded = jnp.tanh(self.decoder(observation, latent))
         return Reconstruction(decoded, mean, log_std)
