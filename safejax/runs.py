@@ -29,9 +29,11 @@ import numpy as np
 from tqdm import tqdm
 
 from safejax import algorithms, checkpoint
+from safejax.networks import PixelEncoder
 from safejax.types import Algorithm, Array, ArrayTree, Transition
 
 _FORMAT = "safejax run 1"
+_ENCODER = ("channels", "kernel_size", "feature_size")  # what rebuilds a PixelEncoder
 
 
 class RunError(ValueError):
@@ -209,10 +211,11 @@ def save_policy(
     *,
     method: str,
     action_size: int,
-    observation_size: int,
+    observation_size: int | Mapping[str, Any],
     hidden_sizes: tuple[int, ...],
     seeds: tuple[int, ...],
     network_options: Mapping[str, Any] | None = None,
+    encoder: PixelEncoder | None = None,
     **about: Any,
 ) -> None:
     """Store a State whose leaves have a leading seed axis [S] so that `load_policy` can rebuild the policy alone.
@@ -222,17 +225,26 @@ def save_policy(
       state: of `algorithms.module(method)`, leaves [S, ...].
       config: its Config.
       method: name in `algorithms.MODULES`.
-      action_size, observation_size, hidden_sizes: of its default networks.
+      action_size, observation_size, hidden_sizes: of its default networks; with an encoder, observation_size is
+        {"pixels": (H, W, C), "state": O}, or without the state.
       seeds: the S seeds, in the order of the leading axis.
       network_options: further keyword arguments of `default_networks` that JSON can hold.
+      encoder: of its default networks.
       **about: JSON-able notes, e.g. the task.
+
+    Raises:
+      RunError: an encoder of another kind, which `load_policy` could not rebuild.
     """
+    if encoder is not None and not isinstance(encoder, PixelEncoder):
+        kind = type(encoder).__name__
+        raise RunError(f"{directory}: encoder is a {kind}, expected a PixelEncoder; use checkpoint.save for others")
     extra = {
         "method": method,
         "action_size": action_size,
         "observation_size": observation_size,
         "hidden_sizes": list(hidden_sizes),
         "network_options": dict(network_options or {}),
+        "encoder": None if encoder is None else {name: getattr(encoder, name) for name in _ENCODER},
         "seeds": list(seeds),
         **about,
     }
@@ -260,10 +272,12 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
     module = algorithms.module(about["method"])
     config = from_plain(module.Config, stored["config"])
     options = about.get("network_options") or {}
+    if about.get("encoder"):
+        options |= {"encoder": from_plain(PixelEncoder, about["encoder"])}
     networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]), **options)
     algorithm = module.make(config, networks)
     scalar = jnp.zeros((), jnp.float32)
-    observation = jnp.zeros((about["observation_size"],), jnp.float32)
+    observation = _zero_observation(about["observation_size"])
     action = jnp.zeros((about["action_size"],), jnp.float32)
     example = Transition(observation, action, scalar, scalar, scalar, scalar, observation)
     keys = jax.random.split(jax.random.key(0), seed_count)
@@ -271,16 +285,25 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
     state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
 
     @functools.partial(jax.jit, static_argnames="explore")
-    def batched(observation: Array, key: Array, explore: bool) -> Array:
+    def batched(observation: ArrayTree, key: Array, explore: bool) -> Array:
         return algorithm.act(state, observation, key, explore=explore)[0]
 
     def act(observation: Any, key: Array | None = None) -> Array:
-        observation = jnp.asarray(observation, jnp.float32)
-        rows = observation if observation.ndim > 1 else observation[None]
+        observation = jax.tree.map(lambda leaf, zero: jnp.asarray(leaf, zero.dtype), observation, example.observation)
+        leaf, zero = (jax.tree.leaves(each)[0] for each in (observation, example.observation))
+        single = leaf.ndim == zero.ndim
+        rows = jax.tree.map(lambda leaf: leaf[None], observation) if single else observation
         action = batched(rows, jax.random.key(0) if key is None else key, key is not None)
-        return action if observation.ndim > 1 else action[0]
+        return action[0] if single else action
 
     return Policy(act, algorithm, state, about)
+
+
+def _zero_observation(size: Any) -> ArrayTree:
+    """Zeros without leading axes: [O], or {"pixels": uint8 [H, W, C], "state": [O]}."""
+    if not isinstance(size, Mapping):
+        return jnp.zeros((size,), jnp.float32)
+    return {name: jnp.zeros(s, jnp.uint8 if name == "pixels" else jnp.float32) for name, s in size.items()}
 
 
 def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:

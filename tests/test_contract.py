@@ -1,6 +1,7 @@
 """One battery over every algorithm: add a line to `CASES` and the method is held to the shape.
 
 Bitwise: resume, chunking with donation. To rtol 1e-4: jit against no jit, vmap against single runs, devices.
+The shape is repeated with pixels, for one form of every method (`PIXELS`).
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ from safejax.algorithms import (
 )
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
+from safejax.networks import PixelEncoder
 from safejax.training import train_offline
 from safejax.types import Algorithm, EpisodeStats, Transition
 
-OBSERVATION, ACTION, ROWS, BATCH = 3, 2, 64, 8
+OBSERVATION, ACTION, ROWS, BATCH = 5, 2, 64, 8
 HIDDEN = (8,)
 CHAIN = 2  # denoising steps of every diffusion policy
+PICTURE = (4, 4, 3)
+ENCODER = PixelEncoder(channels=(4,), feature_size=OBSERVATION - 1)  # with a state [1]: heads of the same sizes
 SAFETY = SafetyConfig(cost_limit=1.0, episode_length=10)
 
 
@@ -53,15 +57,19 @@ SAFETY = SafetyConfig(cost_limit=1.0, episode_length=10)
 class Case:
     """One method, small."""
 
-    make: Callable[[], Algorithm]
+    make: Callable[..., Algorithm]  # (encoder=None), but for the toys
     uses_reward: bool = True  # a NaN reward must show in its metrics
     is_discrete: bool = False
 
 
-def small(module, *, uses_reward: bool = True, networks: dict | None = None, **numbers) -> Case:
-    """A method with small networks and the numbers of its Config that differ from the default."""
-    default = functools.partial(module.default_networks, ACTION, HIDDEN, **networks or {})
-    return Case(lambda: module.make(short(module.Config(**numbers)), default()), uses_reward)
+def small(module, *, make: str = "make", uses_reward: bool = True, networks: dict | None = None, **numbers) -> Case:
+    """A method, or a phase of it, with small networks and the numbers of its Config that differ from the default."""
+
+    def bound(encoder=None):
+        default = module.default_networks(ACTION, HIDDEN, encoder=encoder, **networks or {})
+        return getattr(module, make)(short(module.Config(**numbers)), default)
+
+    return Case(bound, uses_reward)
 
 
 def short(config):
@@ -70,9 +78,9 @@ def short(config):
     return config if chain is None else replace(config, diffusion=replace(chain, step_count=CHAIN))
 
 
-GAUSSIAN = {"actor": "gaussian"}
+GAUSSIAN, RESIDUAL, VAE = {"actor": "gaussian"}, {"frozen": "residual"}, {"vae_hidden_sizes": HIDDEN}
 CASES = {
-    "bc": Case(lambda: bc.make(networks=bc.default_networks(ACTION, HIDDEN)), uses_reward=False),
+    "bc": small(bc, uses_reward=False),
     "iql": small(iql),
     "iql_squashed": small(iql, networks={"actor": "squashed"}),
     "iql_safe": small(iql, networks={"actor": "deterministic"}, safety=SAFETY),
@@ -95,30 +103,18 @@ CASES = {
     "diffusion_ql_safe": small(diffusion_ql, candidate_count=4, backup_count=2, safety=SAFETY),
     "diffcps": small(diffcps, candidate_count=4),
     "diffcps_safe": small(diffcps, candidate_count=4, policy_frequency=1, safety=SAFETY),
-    "diffcps_alignment": Case(
-        lambda: diffcps.make_alignment(short(diffcps.Config(safety=SAFETY)), diffcps.default_networks(ACTION, HIDDEN))
-    ),
-    "diffcps_finetuning": Case(
-        lambda: diffcps.make_finetuning(short(diffcps.Config(safety=SAFETY)), diffcps.default_networks(ACTION, HIDDEN))
-    ),
-    "cpq": Case(lambda: cpq.make(networks=cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
-    "cpq_push_up": Case(lambda: cpq.make(cpq.Config(push_up=True), cpq.default_networks(ACTION, HIDDEN, HIDDEN))),
-    "ppo_lag": Case(
-        lambda: ppo_lag.make(ppo_lag.Config(epoch_count=2, minibatch_count=2), ppo_lag.default_networks(ACTION, HIDDEN))
-    ),
-    "sac_lag": Case(lambda: sac_lag.make(networks=sac_lag.default_networks(ACTION, HIDDEN))),
-    "extraction": Case(
-        lambda: extraction.make(networks=extraction.default_networks(ACTION, HIDDEN)), uses_reward=False
-    ),
-    "pex": Case(lambda: pex.make(networks=pex.default_networks(ACTION, HIDDEN))),
-    "pex_safe": Case(
-        lambda: pex.make(pex.Config(safety=SAFETY), pex.default_networks(ACTION, HIDDEN, frozen="residual"))
-    ),
-    "pex_alignment": Case(
-        lambda: pex.make_alignment(pex.Config(safety=SAFETY), pex.default_networks(ACTION, HIDDEN, frozen="residual"))
-    ),
-    "marvel_alignment": Case(lambda: marvel.make_alignment(networks=marvel.default_networks(ACTION, HIDDEN))),
-    "marvel_finetuning": Case(lambda: marvel.make_finetuning(networks=marvel.default_networks(ACTION, HIDDEN))),
+    "diffcps_alignment": small(diffcps, make="make_alignment", safety=SAFETY),
+    "diffcps_finetuning": small(diffcps, make="make_finetuning", safety=SAFETY),
+    "cpq": small(cpq, networks=VAE),
+    "cpq_push_up": small(cpq, networks=VAE, push_up=True),
+    "ppo_lag": small(ppo_lag, epoch_count=2, minibatch_count=2),
+    "sac_lag": small(sac_lag),
+    "extraction": small(extraction, uses_reward=False),
+    "pex": small(pex),
+    "pex_safe": small(pex, networks=RESIDUAL, safety=SAFETY),
+    "pex_alignment": small(pex, make="make_alignment", networks=RESIDUAL, safety=SAFETY),
+    "marvel_alignment": small(marvel, make="make_alignment"),
+    "marvel_finetuning": small(marvel, make="make_finetuning"),
     "toy_on_policy": Case(lambda: toy_algorithms.on_policy(ACTION)),
     "toy_recurrent": Case(lambda: toy_algorithms.recurrent(ACTION), uses_reward=False),
     "toy_return_conditioned": Case(lambda: toy_algorithms.return_conditioned(ACTION)),
@@ -126,7 +122,7 @@ CASES = {
 }
 
 
-def transitions(leading: tuple[int, ...], *, discrete: bool, seed: int = 0) -> Transition:
+def transitions(leading: tuple[int, ...], *, discrete: bool, pixels: bool = False, seed: int = 0) -> Transition:
     """Random rows with ends of both kinds."""
     random = np.random.default_rng(seed)
     terminated = random.random(leading) < 0.1
@@ -135,23 +131,28 @@ def transitions(leading: tuple[int, ...], *, discrete: bool, seed: int = 0) -> T
     def normal(*shape):
         return jnp.asarray(random.normal(size=(*leading, *shape)), jnp.float32)
 
+    def observation():
+        if not pixels:
+            return normal(OBSERVATION)
+        return {"pixels": jnp.asarray(random.integers(0, 256, (*leading, *PICTURE)), jnp.uint8), "state": normal(1)}
+
     action = jnp.tanh(normal(ACTION))
     return Transition(
-        observation=normal(OBSERVATION),
+        observation=observation(),
         action=jnp.asarray(random.integers(0, ACTION, leading), jnp.int32) if discrete else action,
         reward=normal(),
         cost=jnp.asarray(random.random(leading) < 0.3, jnp.float32),
         discount=jnp.asarray(1.0 - terminated, jnp.float32),
         last=jnp.asarray(last, jnp.float32),
-        next_observation=normal(OBSERVATION),
+        next_observation=observation(),
     )
 
 
-def batch_of(case: Case, algorithm: Algorithm, seed: int = 0) -> Transition:
+def batch_of(case: Case, algorithm: Algorithm, seed: int = 0, *, pixels: bool = False) -> Transition:
     """A batch of the kind that the algorithm declares."""
     kind = algorithm.batch.kind
     leading = {"fresh": (4, 8), "sequence": (BATCH, algorithm.batch.length)}.get(kind, (BATCH,))
-    batch = transitions(leading, discrete=case.is_discrete, seed=seed)
+    batch = transitions(leading, discrete=case.is_discrete, pixels=pixels, seed=seed)
     if kind == "fresh":
         extras = {"raw_action": 1.2 * batch.action, "log_prob": -jnp.ones(leading)}
         batch = batch._replace(extras=extras)
@@ -318,6 +319,89 @@ def test_every_update_exports_for_tpu_and_cuda_without_callbacks(name):
     exported = jax.export.export(jax.jit(algorithm.update), platforms=("tpu", "cuda"))(*arguments)
     targets = re.findall(r"custom_call @(\w+)", exported.mlir_module())
     assert not [target for target in targets if "callback" in target]
+
+
+PIXELS = [
+    *("bc", "iql_safe", "awr", "td3_bc_safe", "diffusion_bc", "idql", "align_iql_hard", "sfbc", "diffusion_ql"),
+    *("diffcps_alignment", "cpq_push_up", "ppo_lag", "sac_lag", "extraction", "pex_safe", "marvel_alignment"),
+]
+with_pixels = pytest.mark.parametrize("name", PIXELS)
+
+
+@functools.cache
+def prepared_with_pixels(name: str):
+    """(algorithm, state of random numbers, batch, jitted update): compiled once, and `init` only traced."""
+    algorithm = CASES[name].make(ENCODER)
+    example = jax.tree.map(lambda leaf: leaf[0], transitions((1,), discrete=False, pixels=True))
+    random = np.random.default_rng(0)
+
+    def fill(path, spec):
+        learned = "opt_state" not in jax.tree_util.keystr(path) and spec.ndim
+        return jnp.asarray(0.3 * random.normal(size=spec.shape) if learned else np.zeros(spec.shape), spec.dtype)
+
+    state = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(algorithm.init, jax.random.key(0), example))
+    return algorithm, state, batch_of(CASES[name], algorithm, pixels=True), jax.jit(algorithm.update)
+
+
+def test_every_method_of_the_table_meets_pixels():
+    for name in MODULES:
+        assert any(case == name or case.startswith(f"{name}_") for case in PIXELS), name
+
+
+@with_pixels
+def test_with_pixels_every_encoder_learns_and_keeps_its_shapes(name):
+    _, state, batch, update = prepared_with_pixels(name)
+    after, metrics = update(state, batch, jax.random.key(1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    chex.assert_tree_all_finite((after, metrics))
+    moved = jax.tree.map(lambda new, old: not np.array_equal(new, old), after, state)
+    is_role = lambda part: isinstance(part, dict) and part.keys() == {"encoder", "head"}  # noqa: E731
+    roles = [part for part in jax.tree.leaves(moved, is_leaf=is_role) if is_role(part)]
+    learned = [part for part in roles if any(jax.tree.leaves(part["head"]))]
+    assert learned
+    assert all(all(jax.tree.leaves(part["encoder"])) for part in learned)
+
+
+@with_pixels
+def test_with_pixels_save_restore_continue_equals_uninterrupted(name, tmp_path):
+    _, state, batch, update = prepared_with_pixels(name)
+    key = jax.random.key(1)
+    state, _ = update(state, batch, key)
+    checkpoint.save(tmp_path / "state", state)
+    restored = checkpoint.restore(tmp_path / "state", jax.eval_shape(lambda: state))
+    chex.assert_trees_all_equal(update(restored, batch, key), update(state, batch, key))
+
+
+@with_pixels
+def test_with_pixels_act_is_bounded_deterministic_and_sees_the_picture(name):
+    algorithm, state, _, _ = prepared_with_pixels(name)
+    seen = transitions((2,), discrete=False, pixels=True).observation
+    seen = jax.tree.map(lambda leaf: leaf[jnp.array([0, 0, 1])], seen)
+    seen["pixels"] = seen["pixels"].at[1].set(0)  # in the dark
+
+    @jax.jit
+    def act(key):
+        return tuple(algorithm.act(state, seen, key, explore=explore)[0] for explore in (False, True))
+
+    (first, drawn), (again, _) = act(jax.random.key(1)), act(jax.random.key(2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first, drawn)
+    assert first.shape == drawn.shape == (3, ACTION)
+    assert float(jnp.max(jnp.abs(jnp.stack([first, drawn])))) <= 1.0
+
+
+@pytest.mark.parametrize("name", ["iql_safe", "diffusion_bc", "ppo_lag"])
+def test_with_pixels_jitted_and_vmapped_seeds_equal_single_runs_without_jit(name):
+    algorithm, state, batch, update = prepared_with_pixels(name)
+    keys = jax.random.split(jax.random.key(3), 2)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]).astype(leaf.dtype), state)
+    together, _ = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, 0)))(states, batch, keys)
+    first, second = (jax.tree.map(lambda leaf, row=row: leaf[row], together) for row in range(2))
+    chex.assert_trees_all_close(update(state, batch, keys[0])[0], first, rtol=1e-4, atol=1e-5)
+    with jax.disable_jit():
+        plain, _ = algorithm.update(jax.tree.map(lambda leaf: leaf[1], states), batch, keys[1])
+    chex.assert_trees_all_close(plain, second, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ppo_lag", "sac_lag", "marvel_finetuning"])

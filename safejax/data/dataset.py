@@ -1,8 +1,9 @@
 """Logged data: a `Dataset` of transitions, its file format and its samplers.
 
 Files use DSRL's layout: HDF5 with the flat keys observations, next_observations, actions, rewards, costs,
-terminals and timeouts, episodes one after another. Whatever enters is checked, and all faults found are named
-in one `DatasetError`. Shape letters: N rows, M episodes, B batch, T time, O observation, A action.
+terminals and timeouts, episodes one after another. Observations with parts, such as pixels and state, are ours: each
+key of theirs is a group with one data set a part, "observations/pixels". Whatever enters is checked, and all faults
+found are named in one `DatasetError`. Shape letters: N rows, M episodes, B batch, T time, O observation, A action.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def from_arrays(
     named = {**_named("observations", observations), "actions": np.asarray(actions), **raw}
     if next_observations is not None:
         named |= _named("next_observations", next_observations)
+        _check_same_parts(observations, next_observations, source)
     check_arrays(named, source)
 
     terminal = raw["terminals"] != 0
@@ -104,7 +106,7 @@ def read_dsrl(path: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
     try:
         with h5py.File(path, "r") as file:
             _check_layout(file, path)
-            arrays = {key: np.asarray(file[key]) for key in KEYS}
+            arrays = {key: _read(file[key]) for key in KEYS}
             attributes = _read_attributes(file)
     except OSError as error:  # h5py's word for truncation, another format and failed checksums
         found = f"not a complete HDF5 file ({path.stat().st_size:,} bytes; {_first_line(error)})"
@@ -119,16 +121,19 @@ def write_dsrl(path: str | os.PathLike, dataset: Dataset, attributes: Mapping[st
 
     Args:
       path: where the file goes; its directory must exist.
-      dataset: observations must be arrays [N, O]; extras are not stored.
-      attributes: provenance that JSON can hold (task, seeds, versions, ...), up to 60 kB.
+      dataset: observations must be arrays [N, O], or dictionaries of arrays; extras are not stored.
+      attributes: provenance that JSON can hold (task, seeds, versions, renderer, ...), up to 60 kB.
 
     Raises:
-      DatasetError: observations that are dictionaries, attributes JSON cannot hold, or a failed write.
+      DatasetError: observations of another kind, attributes JSON cannot hold, or a failed write.
     """
     path, rows = Path(path), jax.tree.map(np.asarray, dataset.transitions)
-    if not isinstance(rows.observation, np.ndarray):
+    parts = rows.observation.values() if isinstance(rows.observation, dict) else [rows.observation]
+    if not all(isinstance(part, np.ndarray) for part in parts):
         kind = type(rows.observation).__name__
-        raise DatasetError(f"{path}: observations are a {kind}, expected an array [N, O]; choose one part")
+        raise DatasetError(
+            f"{path}: observations are a nested {kind}, expected an array [N, O] or a dictionary of arrays"
+        )
     try:
         text = json.dumps(dict(attributes or {}))
     except (TypeError, ValueError) as error:
@@ -150,7 +155,9 @@ def write_dsrl(path: str | os.PathLike, dataset: Dataset, attributes: Mapping[st
     try:
         with h5py.File(temporary, "w") as file:
             for key, values in zip(KEYS, columns, strict=True):
-                file.create_dataset(key, data=values, compression="gzip", shuffle=True, fletcher32=True)
+                for name, part in values.items() if isinstance(values, dict) else [(None, values)]:
+                    place = f"{key}/{name}" if name else key
+                    file.create_dataset(place, data=part, compression="gzip", shuffle=True, fletcher32=True)
             file.attrs["safejax"] = text
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -274,6 +281,17 @@ def _named(name: str, observations: Any) -> dict[str, np.ndarray]:
     return {name + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def _check_same_parts(observations: Any, next_observations: Any, source: str) -> None:
+    first, second = jax.tree.structure(observations), jax.tree.structure(next_observations)
+    if first != second:
+        raise DatasetError(f"{source}: next_observations are {second}, observations {first}; give both the same parts")
+
+
+def _read(item: Any) -> Any:
+    """The values of a data set, or of the parts of a group by name."""
+    return {name: np.asarray(item[name]) for name in item} if isinstance(item, h5py.Group) else np.asarray(item)
+
+
 def _check_layout(file: h5py.File, path: Path) -> None:
     """Refuse what is missing and what leads outside the file: links, external storage, virtual data sets."""
     present = list(file.keys())
@@ -283,13 +301,21 @@ def _check_layout(file: h5py.File, path: Path) -> None:
     if faults:
         faults.append(f"keys found: {', '.join(present) or 'none'}; expected DSRL's flat layout")
     for key in (key for key in KEYS if key in present):
-        item = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
-        if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
-            faults.append(f"refused: {key!r} is a link or stored outside this file; store the values in it")
-        elif not isinstance(item, h5py.Dataset):
-            faults.append(f"{key!r} is a {type(item).__name__}, expected a data set; see DSRL's flat layout")
+        faults += _storage_faults(file, key, in_parts=key.endswith("observations"))
     if faults:
         raise DatasetError(f"{path}: {'; '.join(faults)}")
+
+
+def _storage_faults(parent: h5py.Group, key: str, *, in_parts: bool = False) -> list[str]:
+    item = parent[key] if isinstance(parent.get(key, getlink=True), h5py.HardLink) else None
+    name = f"{parent.name}/{key}".strip("/")
+    if isinstance(item, h5py.Group) and in_parts and len(item):
+        return [fault for part in item for fault in _storage_faults(item, str(part))]
+    if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
+        return [f"refused: {name!r} is a link or stored outside this file; store the values in it"]
+    if not isinstance(item, h5py.Dataset):
+        return [f"{name!r} is a {type(item).__name__}, expected a data set; see DSRL's flat layout"]
+    return []
 
 
 def _read_attributes(file: h5py.File) -> dict[str, Any]:

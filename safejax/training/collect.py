@@ -115,25 +115,22 @@ def whole_episodes(parts: Sequence[Transition]) -> Dataset:
     Returns:
       A Dataset; the unfinished episodes at the end of each environment's stream are dropped.
     """
-    columns = {}
-    for name in ("observation", "action", "reward", "cost", "discount", "last", "next_observation"):
-        leaves = [np.asarray(getattr(part, name)) for part in parts]
-        columns[name] = _streams(leaves, leaves[0].ndim - parts[0].reward.ndim)
-    whole = np.flip(np.maximum.accumulate(np.flip(columns["last"], 1), 1), 1) > 0
-    rows = {name: column[whole] for name, column in columns.items()}
+    iterations = parts[0].reward.ndim - 3
+    streams = jax.tree.map(lambda *leaves: _streams(leaves, iterations), *(part._replace(extras={}) for part in parts))
+    whole = np.flip(np.maximum.accumulate(np.flip(streams.last, 1), 1), 1) > 0
+    rows = jax.tree.map(lambda leaf: leaf[whole], streams)
     return from_arrays(
-        rows["observation"],
-        rows["action"],
-        rows["reward"],
-        rows["cost"],
-        terminals=rows["discount"] == 0,
-        timeouts=(rows["last"] > 0) & (rows["discount"] > 0),
-        next_observations=rows["next_observation"],
+        rows.observation,
+        rows.action,
+        rows.reward,
+        rows.cost,
+        terminals=rows.discount == 0,
+        timeouts=(rows.last > 0) & (rows.discount > 0),
+        next_observations=rows.next_observation,
     )
 
 
-def _streams(parts: Sequence[np.ndarray], feature_axes: int) -> np.ndarray:
-    """[..., I, B, T, features] -> [streams, time, features]: each environment's steps in order."""
-    axis = parts[0].ndim - feature_axes - 3
-    joined = np.moveaxis(np.concatenate(parts, axis=axis), axis, axis + 1)
+def _streams(parts: Sequence[Array], axis: int) -> np.ndarray:
+    """[..., I, B, T, features], I at `axis` -> [streams, time, features]: each environment's steps in order."""
+    joined = np.moveaxis(np.concatenate([np.asarray(part) for part in parts], axis=axis), axis, axis + 1)
     return joined.reshape(-1, joined.shape[axis + 1] * joined.shape[axis + 2], *joined.shape[axis + 3 :])
