@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from safejax import checkpoint
-from safejax.algorithms import cpq, diffusion_bc, idql, iql, marvel, ppo_lag
+from safejax.algorithms import bc, cpq, diffusion_bc, idql, iql, marvel, ppo_lag
 from safejax.algorithms.safety import SafetyConfig
 from safejax.diffusion import DiffusionConfig
 from safejax.multipliers import MultiplierConfig
+from safejax.networks import Critic, PixelEncoder
 from safejax.runs import Interrupted, Run, RunError, from_plain, load_policy, save_policy
 from safejax.types import Transition
 
@@ -327,9 +328,9 @@ def example(observation=3, action=2):
     return Transition(row, jnp.zeros(action), zero, zero, zero, zero, row, {})
 
 
-def trained(algorithm, seeds):
+def trained(algorithm, seeds, row=None):
     """A state [S] of random numbers: `init` compiles for seconds."""
-    shapes = jax.eval_shape(algorithm.init, jax.random.key(0), example())
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0), row or example())
     source = np.random.default_rng(0)
 
     def fill(spec):
@@ -396,6 +397,29 @@ def test_a_stored_policy_acts_the_same(tmp_path, method):
     assert policy.about["seeds"] == [5, 6, 7]
     with pytest.raises(RunError, match="holds 3 seeds, asked for index 3"):
         load_policy(tmp_path / "policy", 3)
+
+
+def test_a_stored_policy_sees_pixels_again(tmp_path):
+    encoder = PixelEncoder(channels=(2,), feature_size=3)
+    algorithm = bc.make(networks=bc.default_networks(2, (8,), encoder=encoder))
+    source = np.random.default_rng(1)
+    rows = {"pixels": source.integers(0, 256, (4, 2, 2, 3), np.uint8), "state": source.normal(size=(4, 3))}
+    rows = {"pixels": jnp.asarray(rows["pixels"]), "state": jnp.asarray(rows["state"], jnp.float32)}
+    one = jax.tree.map(lambda leaf: leaf[1], rows)
+    state = trained(algorithm, 2, example()._replace(observation=one, next_observation=one))
+    options = dict(method="bc", action_size=2, hidden_sizes=(8,), seeds=(0, 1))
+    sizes = {"pixels": (2, 2, 3), "state": 3}
+    save_policy(tmp_path / "policy", state, bc.Config(), observation_size=sizes, encoder=encoder, **options)
+    policy = load_policy(tmp_path / "policy", 1)
+    assert policy.algorithm.act.keywords["networks"] == algorithm.act.keywords["networks"]
+    second = jax.tree.map(lambda leaf: leaf[1], state)
+    act = jax.jit(algorithm.act)
+    # the stored parameters are constants of its program: a convolution may round otherwise
+    np.testing.assert_allclose(policy.act(rows), act(second, rows, jax.random.key(0))[0], rtol=1e-4, atol=1e-6)
+    single = act(second, jax.tree.map(lambda leaf: leaf[None], one), jax.random.key(0))[0][0]
+    np.testing.assert_allclose(policy.act(jax.tree.map(np.asarray, one)), single, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RunError, match="encoder is a Critic, expected a PixelEncoder"):
+        save_policy(tmp_path / "other", state, bc.Config(), observation_size=sizes, encoder=Critic((4,)), **options)
 
 
 def test_what_is_no_policy_is_refused(tmp_path):

@@ -173,6 +173,56 @@ def test_written_files_have_the_layout_that_others_read(tmp_path):
         assert json.loads(file.attrs["safejax"]) == {"task": "point"}
 
 
+def with_pixels():
+    random = np.random.default_rng(0)
+    pair = [
+        {"pixels": random.integers(0, 256, (7, 4, 4, 3), np.uint8), "state": random.normal(size=(7, 2))}
+        for _ in range(2)
+    ]
+    return {**arrays(), "observations": pair[0], "next_observations": pair[1]}
+
+
+def test_observations_with_parts_are_written_as_groups_and_read_again(tmp_path):
+    dataset = from_arrays(**with_pixels())
+    path = tmp_path / "set.hdf5"
+    write_dsrl(path, dataset, {"renderer": "raycast"})
+    again, found = read_dsrl(path)
+    assert found == {"renderer": "raycast"}
+    assert jax.tree.structure(again) == jax.tree.structure(dataset)
+    assert equal(again, dataset)
+    assert again.transitions.observation["pixels"].dtype == jnp.uint8
+    with h5py.File(path) as file:
+        assert set(file["observations"]) == set(file["next_observations"]) == {"pixels", "state"}
+        assert file["observations/pixels"].dtype == np.uint8
+        assert file["observations/pixels"].fletcher32
+
+
+@pytest.mark.parametrize("kind", ["link", "group"])
+def test_parts_are_held_to_what_the_whole_is(tmp_path, kind):
+    path = tmp_path / "set.hdf5"
+    write_dsrl(path, from_arrays(**with_pixels()))
+    with h5py.File(path, "a") as file:
+        del file["observations/state"]
+        if kind == "link":
+            file["observations/state"] = h5py.SoftLink("/actions")
+        else:
+            file.create_group("observations/state")
+    words = {
+        "link": "refused: 'observations/state' is a link or stored outside this file",
+        "group": "'observations/state' is a Group, expected a data set",
+    }
+    with pytest.raises(DatasetError, match=words[kind]):
+        read_dsrl(path)
+
+
+def test_both_observations_have_the_same_parts():
+    columns = with_pixels()
+    del columns["next_observations"]["state"]
+    with pytest.raises(DatasetError, match="give both the same parts") as caught:
+        from_arrays(**columns)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "set.hdf5"
     write_dsrl(path, from_arrays(**arrays()))
@@ -338,8 +388,10 @@ def test_what_cannot_be_written(tmp_path):
         write_dsrl(tmp_path / "set.hdf5", dataset, {"note": "x" * 70_000})
     with pytest.raises(DatasetError, match="check free space and that the directory exists"):
         write_dsrl(tmp_path / "none" / "set.hdf5", dataset)
-    structured = {"observations": {"state": np.zeros((7, 3))}, "next_observations": None}
-    with pytest.raises(DatasetError, match="observations are a dict"):
+    structured = {"observations": {"robot": {"state": np.zeros((7, 3))}}, "next_observations": None}
+    with pytest.raises(
+        DatasetError, match=r"observations are a nested dict, expected an array \[N, O\] or a dictionary"
+    ):
         write_dsrl(tmp_path / "set.hdf5", from_arrays(**{**arrays(), **structured}))
 
 

@@ -96,6 +96,21 @@ def test_one_learner_without_a_seed_axis():
     np.testing.assert_array_equal(dataset.episode_length, [6, 1, 3, 11])
 
 
+def test_pixels_stay_bytes_beside_the_row_they_belong_to():
+    def see(rows):
+        pixels = np.broadcast_to((rows.observation % 100)[..., None, None], (*rows.reward.shape, 2, 2, 1)).astype(
+            np.uint8
+        )
+        return rows._replace(observation={"pixels": pixels, "state": rows.observation})
+
+    parts = [part(index)._replace(next_observation=()) for index in (0, 1)]
+    parts = [see(rows)._replace(next_observation=see(rows).observation) for rows in parts]
+    rows = gather(parts, cost_maximum=100.0, per_bin=100, cost_bins=1, return_bins=1).transitions
+    assert rows.observation["pixels"].dtype == rows.next_observation["pixels"].dtype == jnp.uint8
+    np.testing.assert_array_equal(rows.observation["state"][:, 0], rows.reward)
+    np.testing.assert_array_equal(rows.observation["pixels"][:, 1, 0, 0], np.asarray(rows.reward) % 100)
+
+
 class Count(NamedTuple):
     """A learner's state that only counts."""
 

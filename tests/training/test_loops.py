@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import toy_algorithms
 
-from safejax.algorithms import ppo_lag, sac_lag
+from safejax.algorithms import bc, ppo_lag, sac_lag
 from safejax.data.dataset import from_arrays
 from safejax.envs import probes
 from safejax.multipliers import MultiplierConfig
+from safejax.networks import PixelEncoder
 from safejax.training import init_online, replay_for, train_offline, train_online
 from safejax.types import Algorithm, BatchSpec, bind, example_transition
 
@@ -224,3 +225,56 @@ def test_a_state_made_without_jit_can_be_donated():
     state = init_online(algorithm, env, learner, jax.random.key(1), env_count=2, replay=None)
     jax.jit(lambda state: state, donate_argnums=0)(state)
     jax.block_until_ready(learner.actor.params)  # the caller's learner was not donated with it
+
+
+def seen(env):
+    """`env` with its observation beside a picture of it."""
+
+    def picture(observation):
+        pixels = jnp.broadcast_to(100.0 * observation[..., :1, None, None], (2, 2, 1)).astype(jnp.uint8)
+        return {"pixels": pixels, "state": observation}
+
+    def show(state):
+        parts = (state.observation, state.final_observation)
+        return state._replace(**dict(zip(("observation", "final_observation"), map(picture, parts), strict=True)))
+
+    def step(state, action, key):
+        plain = state._replace(
+            observation=state.observation["state"], final_observation=state.final_observation["state"]
+        )
+        return show(env.step(plain, action, key))
+
+    return env._replace(
+        reset=lambda key: show(env.reset(key)),
+        step=step,
+        observation_spec=jax.eval_shape(picture, env.observation_spec),
+    )
+
+
+def test_pixels_run_through_both_loops_as_bytes():
+    env = seen(probes.truncating(episode_length=3))
+    networks = bc.default_networks(1, (4,), encoder=PixelEncoder(channels=(2,), feature_size=3))
+    algorithm = bc.make(networks=networks)._replace(batch=BatchSpec.mixed(0.5))
+    rows = offline_rows()
+    count = len(rows.transitions.reward)
+    observation = {"pixels": jnp.full((count, 2, 2, 1), 200, jnp.uint8), "state": rows.transitions.observation}
+    transitions = rows.transitions._replace(observation=observation, next_observation=observation)
+    dataset = rows._replace(transitions=transitions)
+    learner = learner_of(algorithm, env)
+    uniform = algorithm._replace(batch=BatchSpec.uniform())
+    offline, metrics = jax.jit(functools.partial(train_offline, uniform, step_count=2, batch_size=4))(
+        learner, dataset, KEY
+    )
+    replay = replay_for(algorithm.batch, 64, 2)
+    state = init_online(algorithm, env, offline, KEY, env_count=2, replay=replay)
+    assert state.replay.experience.observation["pixels"].dtype == jnp.uint8
+    run = functools.partial(
+        train_online, algorithm, env, replay=replay, iteration_count=2, rollout_length=4, updates_per_iteration=1
+    )
+    after, (online_metrics, _) = jax.jit(functools.partial(run, batch_size=4))(state, KEY, dataset=dataset)
+    chex.assert_tree_all_finite((metrics, online_metrics, after.learner))
+    assert int(after.learner.step) == 4
+    stored = after.replay.experience.observation
+    assert stored["pixels"].dtype == jnp.uint8
+    # what was stored is the picture of what was stored beside it
+    np.testing.assert_array_equal(stored["pixels"][..., 0, 0, 0], (100.0 * stored["state"][..., 0]).astype(jnp.uint8))
