@@ -5,6 +5,9 @@ Beside what `recordings.py` says: `layout_pos` and `layout_yaw` hold every objec
 began, ours are the world's. Contacts and sensors are those that our model finds in the recorded states.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the names of the compiled mujoco module are not declared)
+
 from __future__ import annotations
 
 from typing import Any

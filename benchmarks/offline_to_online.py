@@ -135,8 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         sizes = {"action_size": env.action_size, "episode_length": env.episode_length}
-        sizes["reward_scale"] = presets.reward_scale(task)
-        source = bridges.offline(options.offline, budget, limit=options.limit, **sizes)
+        scale = presets.reward_scale(task)
+        source = bridges.offline(options.offline, budget, limit=options.limit, reward_scale=scale, **sizes)
         rows = {name: bridges.online(presets.METHODS[name], source, options.limit) for name in methods}
     except ValueError as error:
         stop(str(error))

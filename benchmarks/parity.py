@@ -8,7 +8,8 @@ Searches DIRECTORY for recordings (see `recordings.py`), skips all else, and pri
   and by itself the drone's tilt; ant: the rates of hips and of ankles, and by itself its body's velocity);
 - replays of the recorded actions from the recorded starts, until a wall is near: root mean square error and range of
   the position, and the largest error relative to the distance travelled; of the car also speed, slip and yaw rate here
-  for every unit there; of the ant how much higher or lower it stands without action.
+  for every unit there; of the ant how much higher or lower it stands without action;
+- of navigation tasks replays until an object is near, and the accelerometer after single steps.
 
 `broken` lists the bounds of `BOUNDS` that do not hold; if there are any, the exit code is 1.
 """
@@ -25,7 +26,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import navigation_parity
 import numpy as np
+from navigation_recordings import is_navigation
 from offline_to_online import OneLineParser, stop
 from recordings import Recording, find, read
 
@@ -56,6 +59,7 @@ _ANT = _FORMULAS | {
     "body_response_error": 0.25,
     "stand_error": 0.02,
 }
+_NAVIGATION = _FORMULAS | {"reward_max_abs_error": 1e-4, "replay_relative_error": 0.02}
 BOUNDS: Mapping[str, Mapping[str, float]] = {
     "ball_run": _BALL,
     "ball_circle": _BALL,
@@ -68,6 +72,9 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
     **{f"{robot}_velocity": _RUNNER for robot in ("hopper", "walker2d", "half_cheetah", "swimmer")},
     # the original's speed lags behind by a stage of its integrator
     "ant_velocity": _RUNNER | {"reward_max_abs_error": 0.07, "cost_mismatch_share": 0.01},
+    **{f"point_{kind}": _NAVIGATION for kind in ("goal1", "goal2", "button1", "push1", "circle1")},
+    **{f"car_{kind}": _NAVIGATION for kind in ("goal1", "goal2", "circle1")},
+    "racecar_goal1": _NAVIGATION,
     "humanoid_velocity": _RUNNER | {"observation_max_abs_error": 0.02},  # with contact forces of 3000 N
 }
 """Task -> measurement -> the most that it may be."""
@@ -98,9 +105,11 @@ def measure(recording: Recording) -> dict[str, Any]:
         "episodes": len(recording.rows["episode_id"]),
         "rows": len(recording.rows["step"]),
         **formulas(recording),
-        **single_steps(recording, engine),
-        **replays(recording, engine),
     }
+    if is_navigation(recording.rows):
+        result |= navigation_parity.measure(recording, engine)
+    else:
+        result |= single_steps(recording, engine) | replays(recording, engine)
     engine.check()
     bounds = BOUNDS.get(recording.task, {})
     broken = [f"{name} {result[name]:.3g} > {most:g}" for name, most in bounds.items() if not result[name] <= most]
@@ -113,10 +122,13 @@ def formulas(recording: Recording) -> dict[str, float]:
     with jax.enable_x64(True):
         before, after = (jax.tree.map(jnp.asarray, view) for view in (recording.before, recording.after))
         action = jnp.asarray(rows["action"], jnp.float64)
-        reward = np.asarray(task.reward(before, after, action))
-        cost = np.asarray(jnp.minimum(task.cost(after) + task.step_cost(before, after, action), 1.0))
-        observation, ends = np.array(task.observe(after)), np.asarray(task.terminated(after))
+        paid = after._replace(layout=before.layout)  # a step is paid by the layout that it was made in
+        reward = np.asarray(task.reward(before, paid, action))
+        cost = np.asarray(jnp.minimum(task.cost(paid) + task.step_cost(before, paid, action), 1.0))
+        observation, ends = np.array(task.observe(after)), np.asarray(task.terminated(paid))
     error = np.abs(observation - rows["observation"])
+    if is_navigation(rows):  # states alone do not tell what the accelerometer reads
+        error[:, navigation_parity.ACCELEROMETER] = 0
     robot = recording.task.split("_")[0]
     bullet = "base_pos" in rows
     if bullet and robot in ("drone", "ant"):  # a quaternion and its negative are one orientation
