@@ -322,7 +322,7 @@ def test_every_update_exports_for_tpu_and_cuda_without_callbacks(name):
 
 
 PIXELS = [
-    *("bc", "iql_safe", "awr", "td3_bc", "diffusion_bc", "idql", "align_iql_hard", "sfbc", "diffusion_ql"),
+    *("bc", "iql_safe", "awr", "td3_bc", "diffusion_bc", "idql", "align_iql", "sfbc", "diffusion_ql"),
     *("diffcps_alignment", "cpq_push_up", "ppo_lag", "sac_lag", "extraction", "pex", "marvel_alignment"),
 ]
 with_pixels = pytest.mark.parametrize("name", PIXELS)
@@ -379,19 +379,15 @@ def test_with_pixels_act_is_bounded_deterministic_and_sees_the_picture(name):
     seen = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), seen)
     seen["pixels"] = seen["pixels"].at[8:].set(0)  # in the dark
 
-    @jax.jit
-    def act(key):
-        return tuple(algorithm.act(state, seen, key, explore=explore)[0] for explore in (False, True))
-
-    (first, drawn), (again, _) = act(jax.random.key(1)), act(jax.random.key(2))
+    act = jax.jit(algorithm.act)
+    first, again = (act(state, seen, jax.random.key(seed))[0] for seed in (1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[:8], first[8:])
-    assert not np.array_equal(first, drawn)
-    assert first.shape == drawn.shape == (16, ACTION)
-    assert float(jnp.max(jnp.abs(jnp.stack([first, drawn])))) <= 1.0
+    assert first.shape == (16, ACTION)
+    assert float(jnp.max(jnp.abs(first))) <= 1.0
 
 
-@pytest.mark.parametrize("name", ["iql", "diffusion_bc"])
+@pytest.mark.parametrize("name", ["bc", "diffusion_bc"])
 def test_with_pixels_jitted_and_vmapped_seeds_equal_single_runs_without_jit(name):
     algorithm, state, batch, update = prepared_with_pixels(name)
     keys = jax.random.split(jax.random.key(3), 2)
