@@ -205,7 +205,7 @@ def _pex(method: Method, source: Offline, limit: float) -> Online:
         safety=_safety(limit, source.episode_length, multiplier=method.multiplier),
     )
     form, options = source.form, {"frozen": source.form.frozen}
-    networks: Any = pex.default_networks(source.action_size, source.hidden_sizes, **options)
+    networks: Any = pex.default_networks(source.action_size, source.hidden_sizes, frozen=form.frozen)
     fields = {"frozen": form.policy}
     if _same_critic(source, networks.critic):
         fields |= {"critic.params": "critic.params", "target_critic": "critic.params"}

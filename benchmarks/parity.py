@@ -74,7 +74,8 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
     "ant_velocity": _RUNNER | {"reward_max_abs_error": 0.07, "cost_mismatch_share": 0.01},
     **{f"point_{kind}": _NAVIGATION for kind in ("goal1", "goal2", "button1", "push1", "circle1")},
     **{f"car_{kind}": _NAVIGATION for kind in ("goal1", "goal2", "circle1")},
-    "racecar_goal1": _NAVIGATION,
+    # exact until its steering overshoots a stop; the original's own model on another build: 3.4 % of the path
+    "racecar_goal1": _NAVIGATION | {"replay_relative_error": 0.07},
     "humanoid_velocity": _RUNNER | {"observation_max_abs_error": 0.02},  # with contact forces of 3000 N
 }
 """Task -> measurement -> the most that it may be."""
