@@ -1,0 +1,185 @@
+"""`make_caster`: pictures of a MuJoCo model's primitives and of shapes beside them, from the poses of its bodies.
+
+Every ray meets every solid; nothing is culled, so the work does not depend on the scene's state. On a CPU a batch
+is drawn picture by picture, which keeps one picture's arrays [N, P] in the cache; elsewhere all at once.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the names of the compiled mujoco module are not declared)
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from safejax.envs.rendering import cameras as optics
+from safejax.envs.rendering import shading, solids
+from safejax.envs.rendering.cameras import Bodies
+from safejax.envs.rendering.geometry import Rays
+from safejax.envs.rendering.painting import Stage, paint
+from safejax.envs.rendering.shading import Light, Shining
+from safejax.envs.rendering.tracing import meet
+from safejax.envs.tasks.base import Shape
+from safejax.types import Array
+
+VISIBLE_GROUPS = (0, 1, 2)
+"""The geom groups that mujoco.Renderer shows."""
+ALL_GROUPS = tuple(range(mujoco.mjNGROUP))
+
+
+class Image(NamedTuple):
+    """Pictures of one scene, one for each camera."""
+
+    rgb: Array  # [cameras, height, width, 3] uint8
+    depth: Array  # [cameras, height, width] m along the optical axis; zfar where nothing is hit
+    segmentation: Array  # [cameras, height, width] int32: geom id, number of geoms + index of a shape, or -1, the sky
+
+
+class Caster(NamedTuple):
+    """Pure functions (xpos [nbody, 3], xquat [nbody, 4], positions [n, 3]) -> pictures; vmap them.
+
+    `positions` are those of the n shapes, and may be left out where there are none; one far away hides its shape.
+    Each function computes only what it returns.
+    """
+
+    render: Callable[..., Image]
+    rgb: Callable[..., Array]  # as Image.rgb, and so on
+    depth: Callable[..., Array]
+    segmentation: Callable[..., Array]
+    cameras: tuple[str, ...]
+    height: int
+    width: int
+
+
+def make_caster(
+    model: mujoco.MjModel,
+    cameras: Sequence[str] = ("track",),
+    *,
+    height: int = 64,
+    width: int = 64,
+    shapes: Sequence[Shape] = (),
+    shadows: bool = False,
+    groups: Sequence[int] = VISIBLE_GROUPS,
+    layers: int = 3,
+) -> Caster:
+    """Functions that draw `model` as mujoco.Renderer does, without its multisampling, reflections and haze.
+
+    Geoms are planes, spheres, capsules, ellipsoids, cylinders and boxes. Of textures, the builtin checker of planes
+    and the sky are drawn, others as their mean colour. As in MuJoCo's pictures, what is translucent is blended twice
+    and a plane is less visible from behind; but a floor (a plane of the world that faces up) is not.
+
+    Args:
+      model: the model; later changes of it are not seen.
+      cameras: names of its cameras; any mode and intrinsics, perspective only.
+      height: rows of a picture.
+      width: columns of a picture.
+      shapes: drawn beside the model, at positions given with each picture.
+      shadows: hard shadows of lights that cast them, thrown by what is opaque, planes excepted.
+      groups: the geom groups that are seen.
+      layers: how many translucent surfaces are seen behind one another, the nearest ones.
+
+    Raises:
+      ValueError: no, an unknown or an orthographic camera; a size below 1; a kind of geom or shape that is not drawn.
+    """
+    for name, size in (("height", height), ("width", width), ("number of cameras", len(cameras))):
+        if size < 1:
+            raise ValueError(f"{name} is {size}, expected at least 1")
+    ids = [_camera_id(model, name) for name in cameras]
+    views = [optics.pixels(model, camera, height, width) for camera in ids]
+    scene = solids.read(model, shapes, groups)
+    lights, sky, extent = shading.read_lights(model), shading.read_sky(model), float(model.stat.extent)
+    near, far = model.vis.map.znear * extent, model.vis.map.zfar * extent
+    labels = np.append(scene.label[scene.pieces], np.int32(-1))
+
+    def draw(
+        xpos: Array, xquat: Array, positions: Array, *, kinds: tuple[str, ...], apart: Callable[..., Any]
+    ) -> tuple[Array, ...]:
+        bodies = Bodies(xpos, optics.rotation_matrix(xquat))
+        position, rotation = scene.poses(bodies, positions)
+        pictures = []
+        for camera, view in zip(ids, views, strict=True):
+            eye, turn = optics.camera_pose(model, camera, bodies)
+            rays = Rays(view.x, view.y, np.float32(-1.0), near, far)
+            turned, centers = optics.compose(turn.T, rotation), optics.rotate(turn.T, position - eye)
+            met = meet(scene, turned, centers, rays, layers, functools.partial(apart, xpos))
+            picture = {}
+            if "rgb" in kinds:
+                shining = [_in_camera(model, light, bodies, eye, turn) for light in lights]
+                stage = Stage(scene, turned, centers, shining, turn[2], sky, view.pitch, shadows, extent)
+                red, green, blue = ((255.0 * color + 0.5).astype(jnp.int32) for color in paint(stage, rays, met))
+                # one number a pixel, for one loop: a loop over colours would paint each pixel three times
+                packed = apart(xpos, red | green << 8 | blue << 16)
+                picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(height, width, 3)
+            distance, piece = met.opaque
+            for layer in met.translucent[:1]:
+                before = layer.distance < distance
+                distance, piece = jnp.where(before, layer.distance, distance), jnp.where(before, layer.piece, piece)
+            if "depth" in kinds:
+                picture["depth"] = jnp.minimum(distance, far).reshape(height, width)
+            if "segmentation" in kinds:
+                piece = jnp.where(distance < jnp.inf, piece, len(labels) - 1)
+                picture["segmentation"] = shading.take(jnp.asarray(labels), piece).reshape(height, width)
+            pictures.append(tuple(picture[kind] for kind in kinds))
+        return tuple(jnp.stack(parts) for parts in zip(*pictures, strict=True))
+
+    def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
+        in_turn = jax.custom_batching.sequential_vmap(functools.partial(draw, kinds=kinds, apart=_apart_on_cpu))
+        at_once = functools.partial(draw, kinds=kinds, apart=_apart)
+
+        def call(xpos: Array, xquat: Array, positions: Array | None = None) -> tuple[Array, ...]:
+            given = jnp.zeros((0, 3)) if positions is None else jnp.asarray(positions, jnp.float32)
+            if given.shape != (len(shapes), 3):
+                raise ValueError(f"positions has shape {given.shape}, expected ({len(shapes)}, 3), a row for each shape")
+            poses = jnp.asarray(xpos, jnp.float32), jnp.asarray(xquat, jnp.float32), given
+            return jax.lax.platform_dependent(*poses, cpu=in_turn, default=at_once)
+
+        return call
+
+    def single(kind: str) -> Callable[..., Array]:
+        drawn = function(kind)
+        return lambda xpos, xquat, positions=None: drawn(xpos, xquat, positions)[0]
+
+    everything = function(*Image._fields)
+    return Caster(
+        render=lambda xpos, xquat, positions=None: Image(*everything(xpos, xquat, positions)),
+        rgb=single("rgb"),
+        depth=single("depth"),
+        segmentation=single("segmentation"),
+        cameras=tuple(cameras),
+        height=height,
+        width=width,
+    )
+
+
+def _apart(xpos: Array, values: Any) -> Any:
+    del xpos
+    return jax.lax.optimization_barrier(values)
+
+
+def _apart_on_cpu(xpos: Array, values: Any) -> Any:
+    """`values`: on a CPU, XLA's fusion looks through barriers, but not into the branches of a condition."""
+    return jax.lax.cond(xpos[0, 0] > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
+
+
+def _camera_id(model: mujoco.MjModel, name: str) -> int:
+    camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+    if camera < 0:
+        known = ", ".join(repr(model.camera(index).name) for index in range(model.ncam)) or "none"
+        raise ValueError(f"unknown camera {name!r}; the model has {known}")
+    if model.cam_projection[camera] == mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC:
+        raise ValueError(f"camera {name!r} is orthographic, expected a perspective camera")
+    return camera
+
+
+def _in_camera(model: mujoco.MjModel, light: Light, bodies: Bodies, eye: Array, turn: Array) -> Shining:
+    if light.index < 0:  # the headlight
+        return Shining(light, (0.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+    position, direction = optics.light_pose(model, light.index, bodies)
+    position, direction = optics.rotate(turn.T, position - eye), optics.rotate(turn.T, direction)
+    return Shining(light, (position[0], position[1], position[2]), (direction[0], direction[1], direction[2]))
