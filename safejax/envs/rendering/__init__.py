@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from safejax.envs.rendering.caster import ALL_GROUPS, VISIBLE_GROUPS, Caster, Image, make_caster
 from safejax.envs.tasks.base import Shape, View
-from safejax.types import Array, EnvState
+from safejax.types import Array, Env, EnvState
 
 __all__ = ["ALL_GROUPS", "VISIBLE_GROUPS", "Caster", "Image", "Scene", "Shape", "make_caster"]
 
@@ -23,3 +23,4 @@ class Scene(NamedTuple):
     view: Callable[[EnvState], View]
     shapes: tuple[Shape, ...]
     place: Callable[[View], Array]  # positions [n, 3] of the shapes
+    observing: Callable[..., Env] | None = None  # see safejax.envs.wrappers.build; None once it is wrapped

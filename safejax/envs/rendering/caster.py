@@ -52,6 +52,7 @@ class Caster(NamedTuple):
     rgb: Callable[..., Array]  # as Image.rgb, and so on
     depth: Callable[..., Array]
     segmentation: Callable[..., Array]
+    rgb_where: Callable[..., Array]  # (needed [] bool, otherwise, and as above): `otherwise` where not needed
     cameras: tuple[str, ...]
     height: int
     width: int
@@ -129,28 +130,44 @@ def make_caster(
         return tuple(jnp.stack(parts) for parts in zip(*pictures, strict=True))
 
     def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
-        in_turn = jax.custom_batching.sequential_vmap(functools.partial(draw, kinds=kinds, apart=_apart_on_cpu))
+        in_turn = functools.partial(draw, kinds=kinds, apart=_apart_on_cpu)
         at_once = functools.partial(draw, kinds=kinds, apart=_apart)
+        where_needed = jax.custom_batching.sequential_vmap(
+            lambda needed, otherwise, *poses: jax.lax.cond(needed, in_turn, lambda *_: otherwise, *poses)
+        )
+        in_turn = jax.custom_batching.sequential_vmap(in_turn)
 
-        def call(xpos: Array, xquat: Array, positions: Array | None = None) -> tuple[Array, ...]:
+        def call(xpos: Any, xquat: Any, positions: Any = None, needed: Any = None, otherwise: Any = None) -> Any:
             given = jnp.zeros((0, 3)) if positions is None else jnp.asarray(positions, jnp.float32)
             if given.shape != (len(shapes), 3):
                 raise ValueError(f"positions has shape {given.shape}, expected ({len(shapes)}, 3), a row for each shape")
             poses = jnp.asarray(xpos, jnp.float32), jnp.asarray(xquat, jnp.float32), given
-            return jax.lax.platform_dependent(*poses, cpu=in_turn, default=at_once)
+            if needed is None:
+                return jax.lax.platform_dependent(*poses, cpu=in_turn, default=at_once)
+            old = (otherwise,)
+            return jax.lax.platform_dependent(
+                needed,
+                old,
+                *poses,
+                cpu=where_needed,
+                default=lambda needed, old, *poses: jax.tree.map(
+                    functools.partial(jnp.where, needed), at_once(*poses), old
+                ),
+            )
 
         return call
 
     def single(kind: str) -> Callable[..., Array]:
         drawn = function(kind)
-        return lambda xpos, xquat, positions=None: drawn(xpos, xquat, positions)[0]
+        return lambda *arguments: drawn(*arguments)[0]
 
-    everything = function(*Image._fields)
+    everything, rgb = function(*Image._fields), single("rgb")
     return Caster(
         render=lambda xpos, xquat, positions=None: Image(*everything(xpos, xquat, positions)),
-        rgb=single("rgb"),
-        depth=single("depth"),
-        segmentation=single("segmentation"),
+        rgb=rgb,
+        depth=lambda xpos, xquat, positions=None: single("depth")(xpos, xquat, positions),
+        segmentation=lambda xpos, xquat, positions=None: single("segmentation")(xpos, xquat, positions),
+        rgb_where=lambda needed, otherwise, xpos, xquat, positions=None: rgb(xpos, xquat, positions, needed, otherwise),
         cameras=tuple(cameras),
         height=height,
         width=width,

@@ -58,7 +58,7 @@ def meet(
         blocks, normals, behind = _group(scene, group, rotation, center, rays)
         tables += [jnp.concatenate([each.slope.reshape(-1, 9), each.offset], axis=1) for each in normals]
         for block in blocks:
-            indices = index + np.arange(len(block), dtype=np.int32)[:, None]
+            indices = mask - index - np.arange(len(block), dtype=np.int32)[:, None]  # in a tie the last wins
             bits = jax.lax.bitcast_convert_type(jnp.minimum(block, NOTHING), jnp.int32) & ~mask | indices
             keys = jax.lax.bitcast_convert_type(bits, jnp.float32)
             if group.look != "translucent":
@@ -69,10 +69,11 @@ def meet(
     found = [_nearest(opaque, rays)]
     layers = min(layers, sum(map(len, translucent)))
     translucent = apart(translucent) if layers > 1 else translucent
-    for layer in range(layers):
-        found.append(_nearest([jnp.where(keys > found[-1], keys, NOTHING) for keys in translucent] if layer else translucent, rays))
+    for _ in range(layers):
+        found.append(_nearest(translucent, rays))
+        translucent = [jnp.where(keys > found[-1], keys, NOTHING) for keys in translucent]
     first, *others, normals = apart([*found, jnp.concatenate([jnp.zeros((0, 12)), *tables]).T])
-    return Met(_hit(first, mask), tuple(_hit(key, mask) for key in others), normals)
+    return Met(_hit(first, mask, pieces), tuple(_hit(key, mask, pieces) for key in others), normals)
 
 
 def shadowed(
@@ -108,7 +109,7 @@ def _nearest(blocks: list[Array], rays: Rays) -> Array:
     return nearest
 
 
-def _hit(key: Array, mask: np.int32) -> Hit:
+def _hit(key: Array, mask: np.int32, pieces: int) -> Hit:
     bits = jax.lax.bitcast_convert_type(key, jnp.int32)
     distance = jax.lax.bitcast_convert_type(bits & ~mask, jnp.float32)
-    return Hit(jnp.where(distance < NOTHING, distance, jnp.inf), bits & mask)
+    return Hit(jnp.where(distance < NOTHING, distance, jnp.inf), jnp.minimum(mask - (bits & mask), pieces - 1))
