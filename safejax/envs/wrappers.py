@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safejax.envs.engines.base import Engine
-from safejax.envs.tasks.base import Start, Task
+from safejax.envs.rendering import Scene
+from safejax.envs.tasks.base import Start, Task, View
 from safejax.types import Array, ArrayTree, Env, EnvState, Key
 
+Show = Callable[[View, Array, Array, ArrayTree], ArrayTree]
+"""(view, the task's vector, needed [] bool, otherwise) -> what is observed where `needed`, else `otherwise`."""
 
-def build(task: Task, engine: Engine) -> Env:
+
+def build(task: Task, engine: Engine, show: Show | None = None, observation_spec: ArrayTree = None) -> Env:
     """The environment that runs `task` on `engine`.
 
     A step moves the physics, looks at the new state for reward, cost and termination, truncates at
@@ -22,16 +28,27 @@ def build(task: Task, engine: Engine) -> Env:
     step is not truncated. Physics gets the action clipped to [-1, 1], the task's reward and cost as given; one that is
     not finite loses the state, which becomes NaN (the host engine keeps the reason for `check`).
 
+    Args:
+      task: the task.
+      engine: its physics.
+      show: what to observe in place of the task's own vector; asked for every final observation, and where an
+        episode ended for the first one of the next.
+      observation_spec: what `show` returns.
+
     Raises:
       ValueError: the task has `hold` and no `applied_force`; of `step`, when traced: an action of another shape.
     """
     if task.hold is not None and task.applied_force is None:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
+    show = _vector if show is None else show
+    if observation_spec is None:
+        observation_spec = jax.ShapeDtypeStruct((task.observation_size,), jnp.float32)
+    yes, nothing = jnp.ones((), bool), jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), observation_spec)
 
     def reset(key: Key) -> EnvState:
         start = Start(*task.initialize(key))
-        physics = engine.start(jnp.ones((), bool), *start)
-        observation = observe(physics, start.layout)
+        physics = engine.start(yes, *start)
+        observation = observe(physics, start.layout, yes, nothing)
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
         return EnvState(physics, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), start.layout)
 
@@ -46,7 +63,7 @@ def build(task: Task, engine: Engine) -> Env:
         before, after = (engine.view(moment)._replace(layout=layout) for moment in (state.physics, physics))
         if task.rearrange is not None:
             layout = task.rearrange(after, layout_key)
-        final_observation = observe(physics, layout)
+        final_observation = observe(physics, layout, yes, nothing)
         steps = state.steps + 1
         terminated = jnp.asarray(task.terminated(after), bool)
         truncated = (steps >= task.episode_length) & ~terminated
@@ -57,7 +74,7 @@ def build(task: Task, engine: Engine) -> Env:
         physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
         return EnvState(
             physics=physics,
-            observation=jnp.where(done, observe(*fresh), final_observation),
+            observation=observe(*fresh, done, final_observation),
             reward=jnp.asarray(task.reward(before, after, action), jnp.float32),
             cost=jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32),
             terminated=terminated,
@@ -67,18 +84,34 @@ def build(task: Task, engine: Engine) -> Env:
             layout=layout,
         )
 
-    def observe(physics: ArrayTree, layout: ArrayTree) -> Array:
-        return jnp.asarray(task.observe(engine.view(physics)._replace(layout=layout)), jnp.float32)
+    def observe(physics: ArrayTree, layout: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
+        view = engine.view(physics)._replace(layout=layout)
+        return show(view, jnp.asarray(task.observe(view), jnp.float32), needed, otherwise)
 
+    scene = None
+    if engine.model is not None:
+        scene = Scene(
+            model=engine.model,
+            view=lambda state: engine.view(state.physics)._replace(layout=state.layout),
+            shapes=(),
+            place=lambda view: jnp.zeros((*view.qpos.shape[:-1], 0, 3)),
+            observing=functools.partial(build, task, engine),
+        )
     return Env(
         reset=reset,
         step=step,
-        observation_spec=jax.ShapeDtypeStruct((task.observation_size,), jnp.float32),
+        observation_spec=observation_spec,
         action_size=task.action_size,
         episode_length=task.episode_length,
         name=task.name,
         check=engine.check,
+        scene=scene,
     )
+
+
+def _vector(view: View, vector: Array, needed: Array, otherwise: ArrayTree) -> Array:
+    del view
+    return jnp.where(needed, vector, otherwise)
 
 
 def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key) -> ArrayTree:

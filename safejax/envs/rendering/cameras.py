@@ -17,7 +17,9 @@ import numpy as np
 
 from safejax.types import Array
 
-_MODE = mujoco.mjtCamLight
+_FIXED, _TRACK, _TRACKCOM, _TARGETBODY = (
+    int(getattr(mujoco.mjtCamLight, f"mjCAMLIGHT_{name}")) for name in ("FIXED", "TRACK", "TRACKCOM", "TARGETBODY")
+)
 
 
 class Bodies(NamedTuple):
@@ -58,34 +60,34 @@ def compose(left: Any, right: Any) -> Array:
 
 def camera_pose(model: mujoco.MjModel, camera: int, bodies: Bodies) -> tuple[Array, Array]:
     """Position [3] and rotation [3, 3] of a camera that looks along its -z, y up."""
-    body, target, mode = model.cam_bodyid[camera], model.cam_targetbodyid[camera], model.cam_mode[camera]
+    body, target, mode = model.cam_bodyid[camera], model.cam_targetbodyid[camera], int(model.cam_mode[camera])
     position = _attached(model.cam_pos[camera], body, bodies)
     rotation = compose(bodies.rotation[body], _matrix(model.cam_quat[camera]))
-    if mode == _MODE.mjCAMLIGHT_TRACK:
+    if mode == _TRACK:
         position = bodies.position[body] + _float32(model.cam_pos0[camera])
-    elif mode == _MODE.mjCAMLIGHT_TRACKCOM:
+    elif mode == _TRACKCOM:
         position = _subtree_com(model, body, bodies) + _float32(model.cam_poscom0[camera])
-    elif mode != _MODE.mjCAMLIGHT_FIXED and target >= 0:
+    elif mode != _FIXED and target >= 0:
         backward = _unit(position - _target(model, mode, target, bodies))
         right = _unit(jnp.stack([-backward[1], backward[0], jnp.zeros_like(backward[0])]))
         rotation = jnp.stack([right, _unit(jnp.cross(backward, right)), backward], axis=-1)
-    if mode in (_MODE.mjCAMLIGHT_TRACK, _MODE.mjCAMLIGHT_TRACKCOM):
+    if mode in (_TRACK, _TRACKCOM):
         rotation = jnp.asarray(_float32(model.cam_mat0[camera]).reshape(3, 3))
     return position, rotation
 
 
 def light_pose(model: mujoco.MjModel, light: int, bodies: Bodies) -> tuple[Array, Array]:
     """Position [3] of a light and the direction [3], of length 1, in which it shines."""
-    body, target, mode = model.light_bodyid[light], model.light_targetbodyid[light], model.light_mode[light]
+    body, target, mode = model.light_bodyid[light], model.light_targetbodyid[light], int(model.light_mode[light])
     position = _attached(model.light_pos[light], body, bodies)
     direction = rotate(bodies.rotation[body], _float32(model.light_dir[light]))
-    if mode == _MODE.mjCAMLIGHT_TRACK:
+    if mode == _TRACK:
         position = bodies.position[body] + _float32(model.light_pos0[light])
-    elif mode == _MODE.mjCAMLIGHT_TRACKCOM:
+    elif mode == _TRACKCOM:
         position = _subtree_com(model, body, bodies) + _float32(model.light_poscom0[light])
-    elif mode != _MODE.mjCAMLIGHT_FIXED and target >= 0:
+    elif mode != _FIXED and target >= 0:
         direction = _target(model, mode, target, bodies) - position
-    if mode in (_MODE.mjCAMLIGHT_TRACK, _MODE.mjCAMLIGHT_TRACKCOM):
+    if mode in (_TRACK, _TRACKCOM):
         direction = jnp.asarray(_float32(model.light_dir0[light]))
     return position, _unit(direction)
 
@@ -111,7 +113,7 @@ def _attached(offset: np.ndarray, body: int, bodies: Bodies) -> Array:
 
 
 def _target(model: mujoco.MjModel, mode: int, target: int, bodies: Bodies) -> Array:
-    if mode == _MODE.mjCAMLIGHT_TARGETBODY:
+    if mode == _TARGETBODY:
         return bodies.position[target]
     return _subtree_com(model, target, bodies)
 

@@ -38,7 +38,7 @@ class Image(NamedTuple):
 
     rgb: Array  # [cameras, height, width, 3] uint8
     depth: Array  # [cameras, height, width] m along the optical axis; zfar where nothing is hit
-    segmentation: Array  # [cameras, height, width] int32: geom id, number of geoms + index of a shape, or -1, the sky
+    segmentation: Array  # [cameras, height, width] int32: see `make_caster`
 
 
 class Caster(NamedTuple):
@@ -71,7 +71,7 @@ def make_caster(
 ) -> Caster:
     """Functions that draw `model` as mujoco.Renderer does, without its multisampling, reflections and haze.
 
-    Geoms are planes, spheres, capsules, ellipsoids, cylinders and boxes. Of textures, the builtin checker of planes
+    Segmentation shows geom ids, the number of geoms + i for shape i, -2 - i for site i and -1 for the sky. Geoms are planes, spheres, capsules, ellipsoids, cylinders and boxes. Of textures, the builtin checker of planes
     and the sky are drawn, others as their mean colour. As in MuJoCo's pictures, what is translucent is blended twice
     and a plane is less visible from behind; but a floor (a plane of the world that faces up) is not.
 
@@ -82,7 +82,7 @@ def make_caster(
       width: columns of a picture.
       shapes: drawn beside the model, at positions given with each picture.
       shadows: hard shadows of lights that cast them, thrown by what is opaque, planes excepted.
-      groups: the geom groups that are seen.
+      groups: the groups of geoms and sites that are seen.
       layers: how many translucent surfaces are seen behind one another, the nearest ones.
 
     Raises:
@@ -130,12 +130,13 @@ def make_caster(
         return tuple(jnp.stack(parts) for parts in zip(*pictures, strict=True))
 
     def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
-        in_turn = functools.partial(draw, kinds=kinds, apart=_apart_on_cpu)
-        at_once = functools.partial(draw, kinds=kinds, apart=_apart)
-        where_needed = jax.custom_batching.sequential_vmap(
-            lambda needed, otherwise, *poses: jax.lax.cond(needed, in_turn, lambda *_: otherwise, *poses)
+        draw_in_turn = functools.partial(draw, kinds=kinds, apart=_apart_on_cpu)
+        draw_at_once = functools.partial(draw, kinds=kinds, apart=_apart)
+        in_turn, where_in_turn = (
+            jax.custom_batching.sequential_vmap(each)
+            for each in (draw_in_turn, functools.partial(_where_in_turn, draw_in_turn))
         )
-        in_turn = jax.custom_batching.sequential_vmap(in_turn)
+        where_at_once = functools.partial(_where_at_once, draw_at_once)
 
         def call(xpos: Any, xquat: Any, positions: Any = None, needed: Any = None, otherwise: Any = None) -> Any:
             given = jnp.zeros((0, 3)) if positions is None else jnp.asarray(positions, jnp.float32)
@@ -143,35 +144,41 @@ def make_caster(
                 raise ValueError(f"positions has shape {given.shape}, expected ({len(shapes)}, 3), a row for each shape")
             poses = jnp.asarray(xpos, jnp.float32), jnp.asarray(xquat, jnp.float32), given
             if needed is None:
-                return jax.lax.platform_dependent(*poses, cpu=in_turn, default=at_once)
-            old = (otherwise,)
-            return jax.lax.platform_dependent(
-                needed,
-                old,
-                *poses,
-                cpu=where_needed,
-                default=lambda needed, old, *poses: jax.tree.map(
-                    functools.partial(jnp.where, needed), at_once(*poses), old
-                ),
-            )
+                return jax.lax.platform_dependent(*poses, cpu=in_turn, default=draw_at_once)
+            return jax.lax.platform_dependent(needed, (otherwise,), poses, cpu=where_in_turn, default=where_at_once)
 
         return call
 
     def single(kind: str) -> Callable[..., Array]:
         drawn = function(kind)
-        return lambda *arguments: drawn(*arguments)[0]
+        return lambda *arguments, **named: drawn(*arguments, **named)[0]
 
     everything, rgb = function(*Image._fields), single("rgb")
     return Caster(
         render=lambda xpos, xquat, positions=None: Image(*everything(xpos, xquat, positions)),
         rgb=rgb,
-        depth=lambda xpos, xquat, positions=None: single("depth")(xpos, xquat, positions),
-        segmentation=lambda xpos, xquat, positions=None: single("segmentation")(xpos, xquat, positions),
+        depth=single("depth"),
+        segmentation=single("segmentation"),
         rgb_where=lambda needed, otherwise, xpos, xquat, positions=None: rgb(xpos, xquat, positions, needed, otherwise),
         cameras=tuple(cameras),
         height=height,
         width=width,
     )
+
+
+def _where_in_turn(draw: Callable[..., Any], needed: Array, otherwise: Any, poses: Any) -> Any:
+    return jax.lax.cond(needed, lambda: draw(*poses), lambda: otherwise)
+
+
+def _where_at_once(draw: Callable[..., Any], needed: Array, otherwise: Any, poses: Any) -> Any:
+    """A loop of at most one round: unlike a `cond`, under `vmap` it does nothing while no row needs it."""
+
+    def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+        _, poses, _ = carry
+        # other poses, else the compiler takes the drawing out of the loop and always does it
+        return jnp.zeros((), bool), jax.tree.map(jnp.zeros_like, poses), draw(*poses)
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, poses, otherwise))[2]
 
 
 def _apart(xpos: Array, values: Any) -> Any:

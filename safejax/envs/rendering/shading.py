@@ -62,10 +62,10 @@ def read_lights(model: mujoco.MjModel) -> tuple[Light, ...]:
     """The active directional lights and spots, headlight first; others do not shine in MuJoCo's pictures either."""
     head = model.vis.headlight
     lights = [Light(*map(np.float32, (head.ambient, head.diffuse, head.specular)))] if head.active else []
-    kinds = mujoco.mjtLightType
+    spots, suns = (int(getattr(mujoco.mjtLightType, f"mjLIGHT_{name}")) for name in ("SPOT", "DIRECTIONAL"))
     for index in range(model.nlight):
-        directional = model.light_type[index] == kinds.mjLIGHT_DIRECTIONAL
-        spot = model.light_type[index] == kinds.mjLIGHT_SPOT
+        directional = int(model.light_type[index]) == suns
+        spot = int(model.light_type[index]) == spots
         if model.light_active[index] and (directional or spot):
             light = Light(
                 model.light_ambient[index].copy(),
@@ -108,7 +108,7 @@ def shade(surface: Surface, view: Vector, lights: Sequence[Shining], lit: Sequen
         diffuse = jnp.maximum(facing, 0.0) * direct
         for channel in range(3):
             matte[channel] += light.ambient[channel] * strength + light.diffuse[channel] * diffuse
-        if light.specular.any() and np.any(specular):
+        if light.specular.any() and (not isinstance(specular, float) or specular > 0.0):
             halfway = unit((toward[0] + view[0], toward[1] + view[1], toward[2] + view[2]))
             shine = _power(jnp.maximum(dot(surface.normal, halfway), 0.0), shininess)
             shine = jnp.where(facing > 0.0, shine * specular, 0.0) * direct

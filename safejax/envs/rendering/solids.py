@@ -1,4 +1,4 @@
-"""What is drawn: the geoms of a MuJoCo model and the shapes beside them, as constant tables sorted by kind and look."""
+"""What is drawn: the geoms and sites of a MuJoCo model and the shapes beside them, as constant tables by kind and look."""
 
 # pyright: reportAttributeAccessIssue=false
 # (the names of the compiled mujoco module are not declared)
@@ -19,6 +19,7 @@ from safejax.types import Array
 
 _GEOM = mujoco.mjtGeom
 _KIND_OF = {int(getattr(_GEOM, f"mjGEOM_{kind.upper()}")): kind for kind in (*KINDS, "sphere")}
+_PLANE = int(_GEOM.mjGEOM_PLANE)
 SHAPE_KINDS = ("sphere", "capsule", "ellipsoid", "cylinder", "box")
 _PLAIN = np.array([0.0, 0.5, 64.0])  # a geom without a material
 OPAQUE = 0.995  # alpha from which OpenGL's pictures take a geom as opaque
@@ -46,14 +47,14 @@ class Solids(NamedTuple):
     """Tables over the N things drawn, sorted into groups."""
 
     groups: tuple[Group, ...]
-    order: np.ndarray  # [N] their places among visible geoms followed by shapes
-    body: np.ndarray  # [G] of the visible geoms, in the model's order
+    order: np.ndarray  # [N] their places among visible geoms, sites and shapes, in that order
+    body: np.ndarray  # [G] of the visible geoms and sites
     position: np.ndarray  # [G, 3] in their bodies
     rotation: np.ndarray  # [G, 3, 3]
     size: np.ndarray  # [N, 3]
     rgba: np.ndarray  # [N, 4]
     material: np.ndarray  # [N, 3] emission, specular, exponent of the highlight
-    label: np.ndarray  # [N] geom id, or number of geoms + index of the shape
+    label: np.ndarray  # [N] geom id; number of geoms + index of a shape; -2 - site id
     checkers: tuple[Checker, ...]
 
     @property
@@ -76,53 +77,109 @@ class Solids(NamedTuple):
         return position, jnp.concatenate([compose(turn, self.rotation), upright])[self.order]
 
 
+class _Drawn(NamedTuple):
+    """One thing to draw."""
+
+    kind: str
+    size: np.ndarray  # [3]
+    rgba: np.ndarray  # [4]
+    material: np.ndarray  # [3]
+    label: int
+    body: int = 0
+    position: Any = (0.0, 0.0, 0.0)
+    quaternion: Any = (1.0, 0.0, 0.0, 0.0)
+    two_sided: bool = False
+    checker: Checker | None = None
+
+    @property
+    def look(self) -> str:
+        return "translucent" if self.rgba[3] < OPAQUE else "two_sided" if self.two_sided else "opaque"
+
+
 def read(model: mujoco.MjModel, shapes: Sequence[Shape], groups: Sequence[int]) -> Solids:
-    """The geoms of `model` in `groups` that are not wholly transparent, and `shapes`.
+    """The geoms and sites of `model` in `groups` that are not wholly transparent, and `shapes`.
 
     Raises:
       ValueError: a visible geom, or a shape, of a kind that is not supported.
     """
-    geoms = [geom for geom in range(model.ngeom) if model.geom_group[geom] in groups and _rgba(model, geom)[3] > 0]
-    kinds = [_kind(model, geom) for geom in geoms] + [_shape_kind(shape) for shape in shapes]
-    sizes = [model.geom_size[geom] for geom in geoms] + [np.asarray(shape.size) for shape in shapes]
-    for index, kind in enumerate(kinds):
-        if kind == "sphere":
-            kinds[index], sizes[index] = "ellipsoid", np.repeat(sizes[index][:1], 3)
-    color = [_rgba(model, geom) * _tint(model, geom) for geom in geoms] + [np.asarray(shape.rgba) for shape in shapes]
-    looks = ["translucent" if rgba[3] < OPAQUE else "opaque" for rgba in color]
-    for index, geom in enumerate(geoms):
-        if looks[index] == "opaque" and _is_two_sided(model, geom):
-            looks[index] = "two_sided"
-    keys = [(list(KINDS).index(kind), look) for kind, look in zip(kinds, looks, strict=True)]
-    order = np.array(sorted(range(len(keys)), key=lambda index: (keys[index], index)), int)
-    places = {key: [place for place, index in enumerate(order) if keys[index] == key] for key in sorted(set(keys))}
-    material = [_material(model, geom) for geom in geoms] + [_PLAIN] * len(shapes)
-    label = [*geoms, *range(model.ngeom, model.ngeom + len(shapes))]
-    turned = np.zeros((len(geoms), 9))
-    for row, geom in zip(turned, geoms, strict=True):
-        mujoco.mju_quat2Mat(row, model.geom_quat[geom])
+    fixed = [_geom(model, geom) for geom in range(model.ngeom) if model.geom_group[geom] in groups]
+    fixed += [_site(model, site) for site in range(model.nsite) if model.site_group[site] in groups]
+    fixed = [drawn for drawn in fixed if drawn is not None]
+    placed = [_shape(shape, model.ngeom + index) for index, shape in enumerate(shapes)]
+    drawn = [
+        each if each.kind != "sphere" else each._replace(kind="ellipsoid", size=np.repeat(each.size[:1], 3))
+        for each in fixed + placed
+    ]
+    keys = [(list(KINDS).index(each.kind), each.look) for each in drawn]
+    order = sorted(range(len(drawn)), key=lambda index: (keys[index], index))
+    drawn = [drawn[index] for index in order]
+    edges = {key: [place for place, index in enumerate(order) if keys[index] == key] for key in sorted(set(keys))}
+    turned = np.zeros((len(fixed), 9))
+    for row, each in zip(turned, fixed, strict=True):
+        mujoco.mju_quat2Mat(row, np.asarray(each.quaternion, np.float64))
 
-    def table(rows: list[Any], width: int) -> np.ndarray:
-        return np.asarray(rows, np.float32).reshape(-1, width)[order]
+    def table(rows: list[Any], *shape: int) -> np.ndarray:
+        return np.asarray(rows, np.float32).reshape(-1, *shape)
 
     return Solids(
-        groups=tuple(
-            Group(list(KINDS)[kind], look, found[0], found[-1] + 1) for (kind, look), found in places.items()
-        ),
-        order=order,
-        body=model.geom_bodyid[geoms],
-        position=np.asarray(model.geom_pos[geoms], np.float32),
-        rotation=np.asarray(turned.reshape(-1, 3, 3), np.float32),
-        size=table(sizes, 3),
-        rgba=table(color, 4),
-        material=table(material, 3),
-        label=np.asarray(label, np.int32)[order],
+        groups=tuple(Group(list(KINDS)[kind], look, at[0], at[-1] + 1) for (kind, look), at in edges.items()),
+        order=np.array(order, int),
+        body=np.array([each.body for each in fixed], int),
+        position=table([each.position for each in fixed], 3),
+        rotation=table(list(turned), 3, 3),
+        size=table([each.size for each in drawn], 3),
+        rgba=table([each.rgba for each in drawn], 4),
+        material=table([each.material for each in drawn], 3),
+        label=np.array([each.label for each in drawn], np.int32),
         checkers=tuple(
-            _checker(model, geoms[place], index)
-            for index, place in enumerate(order)
-            if place < len(geoms) and _checker_colors(model, geoms[place]) is not None
+            each.checker._replace(solid=index) for index, each in enumerate(drawn) if each.checker is not None
         ),
     )
+
+
+def _geom(model: mujoco.MjModel, geom: int) -> _Drawn | None:
+    rgba, material = _look(model, model.geom_rgba[geom], model.geom_matid[geom])
+    if rgba[3] == 0:
+        return None
+    image = _texture_of(model, model.geom_matid[geom])
+    is_plane = model.geom_type[geom] == _PLANE
+    colors = None if image is None or not is_plane else _checker_colors(image)
+    if image is not None and colors is None:
+        rgba = rgba * np.array([*image.reshape(-1, 3).mean(axis=0), 1.0])
+    return _Drawn(
+        _kind(model, geom),
+        model.geom_size[geom],
+        rgba,
+        material,
+        geom,
+        model.geom_bodyid[geom],
+        model.geom_pos[geom],
+        model.geom_quat[geom],
+        is_plane and not _is_floor(model, geom),
+        None if colors is None else _checker(model, geom, colors),
+    )
+
+
+def _site(model: mujoco.MjModel, site: int) -> _Drawn | None:
+    rgba, material = _look(model, model.site_rgba[site], model.site_matid[site])
+    if rgba[3] == 0:
+        return None
+    return _Drawn(
+        _KIND_OF[int(model.site_type[site])],
+        model.site_size[site],
+        rgba,
+        material,
+        -2 - site,
+        model.site_bodyid[site],
+        model.site_pos[site],
+        model.site_quat[site],
+    )
+
+
+def _shape(shape: Shape, label: int) -> _Drawn:
+    if shape.kind not in SHAPE_KINDS:
+        raise ValueError(f"shape kind is {shape.kind!r}, expected one of {', '.join(SHAPE_KINDS)}")
+    return _Drawn(shape.kind, np.asarray(shape.size), np.asarray(shape.rgba), _PLAIN, label)
 
 
 def _kind(model: mujoco.MjModel, geom: int) -> str:
@@ -137,32 +194,20 @@ def _kind(model: mujoco.MjModel, geom: int) -> str:
     return kind
 
 
-def _shape_kind(shape: Shape) -> str:
-    if shape.kind not in SHAPE_KINDS:
-        raise ValueError(f"shape kind is {shape.kind!r}, expected one of {', '.join(SHAPE_KINDS)}")
-    return shape.kind
-
-
-def _rgba(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    rgba, material = model.geom_rgba[geom], model.geom_matid[geom]
-    default = np.array_equal(rgba, np.array([0.5, 0.5, 0.5, 1.0], np.float32))
-    return model.mat_rgba[material] if default and material >= 0 else rgba
-
-
-def _material(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    material = model.geom_matid[geom]
+def _look(model: mujoco.MjModel, rgba: np.ndarray, material: int) -> tuple[np.ndarray, np.ndarray]:
+    """The colour [4] and the material [3] of what has this rgba and material id."""
     if material < 0:
-        return _PLAIN
-    return np.array([model.mat_emission[material], model.mat_specular[material], 128 * model.mat_shininess[material]])
+        return rgba, _PLAIN
+    if np.array_equal(rgba, np.array([0.5, 0.5, 0.5, 1.0], np.float32)):  # not given
+        rgba = model.mat_rgba[material]
+    shine = model.mat_specular[material], 128 * model.mat_shininess[material]
+    return rgba, np.array([model.mat_emission[material], *shine])
 
 
-def _is_two_sided(model: mujoco.MjModel, geom: int) -> bool:
-    """A plane; but of the world's, those that face up are floors."""
-    if model.geom_type[geom] != _GEOM.mjGEOM_PLANE:
-        return False
+def _is_floor(model: mujoco.MjModel, geom: int) -> bool:
     normal = np.zeros(3)
     mujoco.mju_rotVecQuat(normal, np.array([0.0, 0.0, 1.0]), model.geom_quat[geom])
-    return not (model.body_weldid[model.geom_bodyid[geom]] == 0 and normal[2] > 0.7)
+    return bool(model.body_weldid[model.geom_bodyid[geom]] == 0 and normal[2] > 0.7)
 
 
 def texture(model: mujoco.MjModel, index: int) -> np.ndarray:
@@ -172,19 +217,13 @@ def texture(model: mujoco.MjModel, index: int) -> np.ndarray:
     return model.tex_data[start : start + np.prod(shape, dtype=int)].reshape(shape)[..., :3] / 255.0
 
 
-def _texture_of(model: mujoco.MjModel, geom: int) -> int:
-    material = model.geom_matid[geom]
-    return -1 if material < 0 else int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+def _texture_of(model: mujoco.MjModel, material: int) -> np.ndarray | None:
+    index = -1 if material < 0 else int(model.mat_texid[material, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)])
+    return None if index < 0 else texture(model, index)
 
 
-def _checker_colors(model: mujoco.MjModel, geom: int) -> np.ndarray | None:
-    """[2, 3] the two colours of a plane's builtin checker; None for any other texture, or none."""
-    index = _texture_of(model, geom)
-    if model.geom_type[geom] != _GEOM.mjGEOM_PLANE or index < 0:
-        return None
-    if model.tex_type[index] != mujoco.mjtTexture.mjTEXTURE_2D:
-        return None
-    image = texture(model, index)
+def _checker_colors(image: np.ndarray) -> np.ndarray | None:
+    """[2, 3] the two colours of a builtin checker; None for any other texture."""
     rows, columns = image.shape[0] // 2, image.shape[1] // 2
     quarters = [
         np.median(image[row : row + rows, column : column + columns].reshape(-1, 3), axis=0)
@@ -195,16 +234,8 @@ def _checker_colors(model: mujoco.MjModel, geom: int) -> np.ndarray | None:
     return np.array(quarters[:2]) if checkered and not np.allclose(quarters[0], quarters[1]) else None
 
 
-def _tint(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """[4] the mean of a texture that is not drawn as such."""
-    index = _texture_of(model, geom)
-    if index < 0 or _checker_colors(model, geom) is not None:
-        return np.ones(4)
-    return np.array([*texture(model, index).reshape(-1, 3).mean(axis=0), 1.0])
-
-
-def _checker(model: mujoco.MjModel, geom: int, solid: int) -> Checker:
-    colors, material = _checker_colors(model, geom), model.geom_matid[geom]
+def _checker(model: mujoco.MjModel, geom: int, colors: np.ndarray) -> Checker:
+    material = model.geom_matid[geom]
     size, repeat = model.geom_size[geom, :2], model.mat_texrepeat[material]
     finite = size > 0
     length = np.where(finite, 2 * size, 2.0)  # metres of one unit of the texture's coordinate
@@ -213,6 +244,5 @@ def _checker(model: mujoco.MjModel, geom: int, solid: int) -> Checker:
         repeat = repeat * np.where(finite, size, 1.0)
     scale = 2 * repeat / length * np.array([1.0, -1.0])  # a texture has two squares a side; its rows go down
     # a finite plane's texture starts at its corner, an infinite one's half a texture beside its centre
-    infinite = not finite.all()
-    corner = np.where(finite, repeat * np.array([0.5, 0.5]), 0.0) - (0.5 if infinite else 0.0)
-    return Checker(solid, np.float32(scale), np.float32(2 * corner), np.float32(colors))
+    shift = np.where(finite, repeat, 0.0) - (0.0 if finite.all() else 1.0)
+    return Checker(0, np.float32(scale), np.float32(shift), np.float32(colors))

@@ -22,20 +22,20 @@ class View(NamedTuple):
     layout: ArrayTree = ()  # what the task drew beside the physics, see `Start`
 
 
-class Start(NamedTuple):
-    """A fresh episode."""
-
-    qpos: Array  # [nq]
-    qvel: Array  # [nv]
-    layout: ArrayTree = ()  # where goals and hazards are, which button counts: arrays of fixed shapes
-
-
 class Shape(NamedTuple):
     """A solid that is drawn and never touched, such as a goal or a hazard; upright, at a position given when drawn."""
 
     kind: str  # "sphere", "capsule", "ellipsoid", "cylinder" or "box"
     size: tuple[float, float, float]  # as MuJoCo's geom size, m; numbers that the kind does not use are ignored
     rgba: tuple[float, float, float, float]  # in [0, 1]
+
+
+class Start(NamedTuple):
+    """A fresh episode."""
+
+    qpos: Array  # [nq]
+    qvel: Array  # [nv]
+    layout: ArrayTree = ()  # where goals and hazards are, which button counts: arrays of fixed shapes
 
 
 class Reference(NamedTuple):
