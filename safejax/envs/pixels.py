@@ -102,9 +102,7 @@ def frame_stack(env: Env, count: int) -> Env:
         after = env.step(state, action, key)
         final_observation = on_frames(push, state.observation, after.final_observation)
         done = after.terminated | after.truncated
-        observation = jax.tree.map(
-            functools.partial(jnp.where, done), repeat(after.observation), final_observation
-        )
+        observation = jax.tree.map(functools.partial(jnp.where, done), repeat(after.observation), final_observation)
         return after._replace(observation=observation, final_observation=final_observation)
 
     spec = on_frames(

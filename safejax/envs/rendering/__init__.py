@@ -1,7 +1,7 @@
 """Pictures of MuJoCo scenes by casting rays, as JAX functions: no OpenGL, any device, many scenes at once.
 
-    caster = make_caster(model, cameras=("track", "top"))
-    image = jax.jit(jax.vmap(caster.render))(view.xpos, view.xquat)
+caster = make_caster(model, cameras=("track", "top"))
+image = jax.jit(jax.vmap(caster.render))(view.xpos, view.xquat)
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`make_caster`: pictures of a MuJoCo model's primitives and of shapes beside them, from the poses of its bodies.
 
-Every ray meets every solid; nothing is culled, so the work does not depend on the scene's state. On a CPU a batch
-is drawn picture by picture, which keeps one picture's arrays [N, P] in the cache; elsewhere all at once.
+Every ray meets every solid; nothing is culled, so the work does not depend on the scene's state.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -20,6 +19,7 @@ import numpy as np
 
 from safejax.envs.rendering import cameras as optics
 from safejax.envs.rendering import shading, solids
+from safejax.envs.rendering.batching import apart, apart_on_cpu, by_platform
 from safejax.envs.rendering.cameras import Bodies
 from safejax.envs.rendering.geometry import Rays
 from safejax.envs.rendering.painting import Stage, paint
@@ -108,14 +108,14 @@ def make_caster(
             eye, turn = optics.camera_pose(model, camera, bodies)
             rays = Rays(view.x, view.y, np.float32(-1.0), near, far)
             turned, centers = optics.compose(turn.T, rotation), optics.rotate(turn.T, position - eye)
-            met = meet(scene, turned, centers, rays, layers, functools.partial(apart, xpos))
+            met = meet(scene, turned, centers, rays, layers, functools.partial(apart, xpos[0, 0]))
             picture = {}
             if "rgb" in kinds:
                 shining = [_in_camera(model, light, bodies, eye, turn) for light in lights]
                 stage = Stage(scene, turned, centers, shining, turn[2], sky, view.pitch, shadows, extent)
                 red, green, blue = ((255.0 * color + 0.5).astype(jnp.int32) for color in paint(stage, rays, met))
                 # one number a pixel, for one loop: a loop over colours would paint each pixel three times
-                packed = apart(xpos, red | green << 8 | blue << 16)
+                packed = apart(xpos[0, 0], red | green << 8 | blue << 16)
                 picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(height, width, 3)
             distance, piece = met.opaque
             for layer in met.translucent[:1]:
@@ -130,22 +130,16 @@ def make_caster(
         return tuple(jnp.stack(parts) for parts in zip(*pictures, strict=True))
 
     def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
-        draw_in_turn = functools.partial(draw, kinds=kinds, apart=_apart_on_cpu)
-        draw_at_once = functools.partial(draw, kinds=kinds, apart=_apart)
-        in_turn, where_in_turn = (
-            jax.custom_batching.sequential_vmap(each)
-            for each in (draw_in_turn, functools.partial(_where_in_turn, draw_in_turn))
-        )
-        where_at_once = functools.partial(_where_at_once, draw_at_once)
+        drawn = by_platform(*(functools.partial(draw, kinds=kinds, apart=each) for each in (apart_on_cpu, apart)))
 
         def call(xpos: Any, xquat: Any, positions: Any = None, needed: Any = None, otherwise: Any = None) -> Any:
             given = jnp.zeros((0, 3)) if positions is None else jnp.asarray(positions, jnp.float32)
             if given.shape != (len(shapes), 3):
-                raise ValueError(f"positions has shape {given.shape}, expected ({len(shapes)}, 3), a row for each shape")
+                raise ValueError(
+                    f"positions has shape {given.shape}, expected ({len(shapes)}, 3), a row for each shape"
+                )
             poses = jnp.asarray(xpos, jnp.float32), jnp.asarray(xquat, jnp.float32), given
-            if needed is None:
-                return jax.lax.platform_dependent(*poses, cpu=in_turn, default=draw_at_once)
-            return jax.lax.platform_dependent(needed, (otherwise,), poses, cpu=where_in_turn, default=where_at_once)
+            return drawn(poses, needed, None if needed is None else (otherwise,))
 
         return call
 
@@ -164,31 +158,6 @@ def make_caster(
         height=height,
         width=width,
     )
-
-
-def _where_in_turn(draw: Callable[..., Any], needed: Array, otherwise: Any, poses: Any) -> Any:
-    return jax.lax.cond(needed, lambda: draw(*poses), lambda: otherwise)
-
-
-def _where_at_once(draw: Callable[..., Any], needed: Array, otherwise: Any, poses: Any) -> Any:
-    """A loop of at most one round: unlike a `cond`, under `vmap` it does nothing while no row needs it."""
-
-    def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
-        _, poses, _ = carry
-        # other poses, else the compiler takes the drawing out of the loop and always does it
-        return jnp.zeros((), bool), jax.tree.map(jnp.zeros_like, poses), draw(*poses)
-
-    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, poses, otherwise))[2]
-
-
-def _apart(xpos: Array, values: Any) -> Any:
-    del xpos
-    return jax.lax.optimization_barrier(values)
-
-
-def _apart_on_cpu(xpos: Array, values: Any) -> Any:
-    """`values`: on a CPU, XLA's fusion looks through barriers, but not into the branches of a condition."""
-    return jax.lax.cond(xpos[0, 0] > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
 
 
 def _camera_id(model: mujoco.MjModel, name: str) -> int:

@@ -81,9 +81,7 @@ def ellipsoid(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     _, matrix = _axes(rotation, size)
     eye = -jnp.sum(matrix * center[:, None, :], axis=-1)
     radius = jnp.sqrt(_dot(eye, eye)) + 1e-12
-    f1, f2, f3 = (
-        along(jnp.sum(direction[:, :, None] * matrix, axis=1), rays) for direction in _frame(eye / radius)
-    )
+    f1, f2, f3 = (along(jnp.sum(direction[:, :, None] * matrix, axis=1), rays) for direction in _frame(eye / radius))
     across = f1 * f1 + f2 * f2
     discriminant = f3 * f3 - (radius * radius - 1.0) * across
     distance = -(radius * f3 + jnp.sqrt(jnp.maximum(discriminant, 0.0))) / (across + f3 * f3)
@@ -94,7 +92,9 @@ def ellipsoid(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
 def cylinder(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     """Cylinders of radius `size[:, 0]` and half height `size[:, 1]`: side, and the cap turned to the eye."""
     radius, half = size[:, 0:1], size[:, 1:2]
-    side, height, rise, f1, f3, eye = _round(rotation, center, jnp.concatenate([radius, radius, jnp.ones_like(half)], 1), rays)
+    side, height, rise, f1, f3, eye = _round(
+        rotation, center, jnp.concatenate([radius, radius, jnp.ones_like(half)], 1), rays
+    )
     distance, valid = side
     top = jnp.where(height > 0.0, half, -half)
     cap = (top - height) / rise
@@ -183,13 +183,14 @@ def _round(rotation: Array, center: Array, scale: Array, rays: Rays) -> tuple:
     (x_axis, y_axis, z_axis), _ = _axes(rotation, scale)
     x, y, height = -_dot(x_axis, center), -_dot(y_axis, center), -_dot(z_axis, center)
     eye = jnp.sqrt(x * x + y * y) + 1e-12
-    x, y = x / eye, y / eye
+    x, y = jnp.where(eye > 1e-9, x / eye, 1.0), y / eye
     f1 = along(x * y_axis - y * x_axis, rays)
     f3 = along(x * x_axis + y * y_axis, rays)
     rise = along(z_axis, rays)
     discriminant = f3 * f3 - (eye * eye - 1.0) * f1 * f1
-    distance = -(eye * f3 + jnp.sqrt(jnp.maximum(discriminant, 0.0))) / (f1 * f1 + f3 * f3)
-    return (distance, discriminant > 0.0), height, rise, f1, f3, eye
+    # a ray along the axis is as good as inside from the start
+    distance = -(eye * f3 + jnp.sqrt(jnp.maximum(discriminant, 0.0))) / (f1 * f1 + f3 * f3 + 1e-20)
+    return (distance, discriminant >= 0.0), height, rise, f1, f3, eye
 
 
 def _round_normals(axis: Array, center: Array) -> Normals:

@@ -66,7 +66,9 @@ class Solids(NamedTuple):
     @property
     def two_sided(self) -> np.ndarray:
         """[N] bool."""
-        return np.concatenate([np.zeros(0, bool), *(np.full(g.last - g.first, g.look == "two_sided") for g in self.groups)])
+        return np.concatenate(
+            [np.zeros(0, bool), *(np.full(g.last - g.first, g.look == "two_sided") for g in self.groups)]
+        )
 
     def poses(self, bodies: Bodies, positions: Array) -> tuple[Array, Array]:
         """World positions [N, 3] and rotations [N, 3, 3]; `positions` [n, 3] are those of the shapes."""

@@ -19,7 +19,7 @@ from safejax.envs.rendering.solids import Group, Solids
 from safejax.types import Array
 
 BIAS = 1e-3  # extents of the model by which a surface stands off its own shadow
-FAR = 50.0  # extents of the model at which a directional light stands
+FAR = 200.0  # extents of the model at which a directional light stands
 NOTHING = np.float32(2.0**127)  # the distance of a miss; finite, for an infinity with an index would be no number
 
 
@@ -38,9 +38,7 @@ class Met(NamedTuple):
     normals: Array  # [12, pieces] slope, row by row, and offset of geometry.Normals
 
 
-def meet(
-    scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, apart: Callable[[Any], Any]
-) -> Met:
+def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, apart: Callable[[Any], Any]) -> Met:
     """The nearest opaque surface and the `layers` nearest translucent ones.
 
     Args:

@@ -1,0 +1,89 @@
+"""How a batch of pictures is drawn: one after another on a CPU, which keeps one in its cache; elsewhere all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from safejax.types import Array
+
+Draw = Callable[..., Any]
+
+
+def apart(alive: Array, values: Any) -> Any:
+    """`values`; what makes them and what reads them is not compiled into one loop."""
+    del alive
+    return jax.lax.optimization_barrier(values)
+
+
+def apart_on_cpu(alive: Array, values: Any) -> Any:
+    """The same where XLA's fusion looks through barriers, but not into a condition on `alive` [], a finite number."""
+    return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
+
+
+def by_platform(on_cpu: Draw, elsewhere: Draw) -> Draw:
+    """Two ways to the same result, of which the program holds the one for its platform."""
+    in_turn, in_turn_where = one_by_one(on_cpu, elsewhere), one_by_one(_where(on_cpu), _where_looped(elsewhere))
+
+    def draw(poses: Any, needed: Any = None, otherwise: Any = None) -> Any:
+        if needed is None:
+            return jax.lax.platform_dependent(*poses, cpu=in_turn, default=elsewhere)
+        return jax.lax.platform_dependent(
+            needed, otherwise, *poses, cpu=in_turn_where, default=_where_looped(elsewhere)
+        )
+
+    return draw
+
+
+def one_by_one(function: Draw, at_once: Draw) -> Draw:
+    """`function`, under `vmap` a loop over the batch; but `at_once` where devices share the batch."""
+    looped = jax.custom_batching.custom_vmap(function)
+
+    @looped.def_vmap
+    def rule(axis_size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        del axis_size
+        leaves, tree = jax.tree.flatten(arguments)
+        flags = jax.tree.leaves(batched)
+        rows = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+
+        def call(chosen: Draw, row: list[Array]) -> Any:
+            parts = iter(row)
+            return chosen(*tree.unflatten([next(parts) if flag else leaf for leaf, flag in zip(leaves, flags)]))  # noqa: B905
+
+        if any(map(_is_spread, rows)):
+            drawn = jax.vmap(lambda row: call(at_once, row))(rows)
+        else:
+            drawn = jax.lax.map(lambda row: call(looped, row), rows)
+        return drawn, jax.tree.map(lambda _: True, drawn)
+
+    return looped
+
+
+def _is_spread(batch: Array) -> bool:
+    """Whether the first axis is sharded, as far as the type says; XLA sees to the rest."""
+    spec = jax.typeof(batch).sharding.spec
+    return len(spec) > 0 and spec[0] is not None
+
+
+def _where(draw: Draw) -> Draw:
+    def where(needed: Array, otherwise: Any, *poses: Array) -> Any:
+        return jax.lax.cond(needed, lambda: draw(*poses), lambda: otherwise)
+
+    return where
+
+
+def _where_looped(draw: Draw) -> Draw:
+    """A loop of at most one round: unlike a `cond`, under `vmap` it does nothing while no row needs it."""
+
+    def where(needed: Array, otherwise: Any, *poses: Array) -> Any:
+        def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+            _, poses, _ = carry
+            # other poses, else the compiler takes the drawing out of the loop and always does it
+            return jnp.zeros((), bool), jax.tree.map(jnp.zeros_like, poses), draw(*poses)
+
+        return jax.lax.while_loop(lambda carry: carry[0], once, (needed, poses, otherwise))[2]
+
+    return where

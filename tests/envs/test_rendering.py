@@ -1,0 +1,315 @@
+"""The ray caster against hand arithmetic and against mujoco.Renderer."""
+
+import math
+import re
+from importlib import resources
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from opengl_pictures import pictures
+
+from safejax.envs.rendering import ALL_GROUPS, Shape, make_caster
+from safejax.envs.rendering.geometry import KINDS, Rays
+
+SCENE = """<mujoco><asset>
+<texture name="squares" type="2d" builtin="checker" width="64" height="64" rgb1=".8 .7 .6" rgb2=".2 .3 .4"/>
+<texture type="skybox" builtin="gradient" width="64" height="64" rgb1=".4 .6 .8" rgb2="0 0 .2"/>
+<material name="squares" texture="squares" texrepeat="5 5" specular=".1" shininess=".1"/>
+<material name="dull" rgba=".3 .8 .3 1" specular="0" emission=".2"/>
+</asset><worldbody>
+<light directional="true" dir=".3 .2 -1" ambient=".1 .1 .1"/>
+<light type="spot" pos="2 -2 4" dir="-2 2 -4" cutoff="40" exponent="2"/>
+<camera name="corner" pos="0 -4 3" xyaxes="1 0 0 0 .6 .8"/>
+<camera name="top" pos="0 0 7"/>
+<camera name="aimed" mode="targetbody" target="capsule" pos="3 2 2" fovy="30"/>
+<geom type="plane" size="3 3 .1" material="squares"/>
+<geom type="plane" size="1 .5 .1" pos="0 2 .5" zaxis="0 -1 0" rgba=".5 .2 .2 1"/>
+<geom type="box" size=".2 .2 .1" group="4" pos="0 0 2"/>
+<body name="sphere" pos="-1 0 1"><freejoint/><geom type="sphere" size=".3" rgba=".9 .2 .2 1"/>
+  <camera name="carried" pos="0 0 .4" xyaxes="0 -1 0 .3 0 1" fovy="80"/></body>
+<body name="capsule" pos="-.3 0 1"><freejoint/><geom type="capsule" size=".15 .3" rgba=".2 .9 .2 1"/>
+  <site type="box" size=".1 .05 .05" pos=".2 0 .3" rgba="0 1 1 1"/></body>
+<body name="ellipsoid" pos=".3 0 1"><freejoint/><geom type="ellipsoid" size=".3 .2 .1" rgba=".2 .2 .9 1"/></body>
+<body name="cylinder" pos="1 0 1"><freejoint/><geom type="cylinder" size=".2 .25" material="dull"/>
+  <camera name="mean" mode="trackcom" pos="0 -2 1" xyaxes="1 0 0 0 .5 1"/></body>
+<body name="box" pos="0 1 1"><freejoint/><geom type="box" size=".3 .15 .2" rgba=".9 .9 .2 1"/></body>
+<body name="glass" pos="0 -1 1"><freejoint/><geom type="cylinder" size=".4 .02" rgba="0 0 1 .25"/>
+  <geom type="sphere" size=".2" pos=".3 0 .3" rgba="1 0 0 .4"/></body>
+</worldbody></mujoco>"""
+ONE = "<mujoco><visual>{visual}</visual><worldbody>{light}<camera name='c' pos='0 0 {height}'/>{geoms}</worldbody></mujoco>"
+TASK_MODELS = ("ball_circle", "drone_run", "ant", "hopper", "half_cheetah")
+STATES = {"scene": 20} | dict.fromkeys(TASK_MODELS, 20)  # 100 and 200 pictures
+
+
+def text_of(name):
+    return SCENE if name == "scene" else (resources.files("safejax.envs") / "assets" / f"{name}.xml").read_text()
+
+
+def random_qpos(model, count):
+    """Free bodies anywhere near their start, turned anyhow; joints turned at random."""
+    rng = np.random.default_rng(0)
+    qpos = model.qpos0 + rng.normal(scale=0.4, size=(count, model.nq))
+    for start in model.jnt_qposadr[model.jnt_type == int(mujoco.mjtJoint.mjJNT_FREE)]:
+        turn = rng.normal(size=(count, 4))
+        qpos[:, start + 3 : start + 7] = turn / np.linalg.norm(turn, axis=1, keepdims=True)
+    return qpos
+
+
+def cameras_of(model):
+    return tuple(model.camera(index).name for index in range(model.ncam))
+
+
+@pytest.fixture(scope="module")
+def opengl(tmp_path_factory):
+    states = {}
+    for name, count in STATES.items():
+        model = mujoco.MjModel.from_xml_string(text_of(name))
+        states[f"{name}/model"], states[f"{name}/cameras"] = text_of(name), cameras_of(model)
+        states[f"{name}/qpos"] = random_qpos(model, count)
+    drawn = pictures(states, tmp_path_factory.mktemp("opengl"))
+    if drawn is None:
+        pytest.skip("neither libEGL nor libOSMesa loads, so that mujoco.Renderer cannot draw")
+    return drawn
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_pictures_are_those_of_mujoco(name, opengl):
+    model = mujoco.MjModel.from_xml_string(text_of(name))
+    render = jax.jit(jax.vmap(make_caster(model, cameras_of(model)).render))
+    image = jax.tree.map(np.asarray, render(opengl[f"{name}/xpos"], opengl[f"{name}/xquat"]))
+    rgb, depth, segmentation = (opengl[f"{name}/{part}"] for part in ("rgb", "depth", "segmentation"))
+    same = image.segmentation == segmentation
+    per_camera = same.mean(axis=(0, 2, 3))
+    assert per_camera.min() >= 0.995, dict(zip(cameras_of(model), per_camera, strict=True))
+    error = np.abs(image.depth / depth - 1.0)[same]
+    assert np.quantile(error, 0.99) < 3e-3  # next to a sphere of flat facets
+    assert np.median(error) < 2e-5
+    difference = np.abs(image.rgb.astype(int) - rgb).mean(axis=(0, 2, 3, 4))
+    assert difference.max() < 2.0, difference  # of 255
+    assert np.ptp(rgb) > 100
+
+
+def entry(kind, size, eye, direction, rotation=None):
+    """Distance and unit normal of the first hit of one ray, which starts at `eye`."""
+    turn = jnp.asarray(np.eye(3) if rotation is None else rotation, jnp.float32)[None]
+    center = -jnp.asarray([eye], jnp.float32)
+    rays = Rays(*(jnp.asarray([part], jnp.float32) for part in direction))
+    distances, normals = KINDS[kind](turn, center, jnp.asarray([size], jnp.float32), rays)
+    piece = int(np.argmin([each[0, 0] for each in distances]))
+    distance = float(distances[piece][0, 0])
+    if distance == math.inf:
+        return distance, None
+    normal = np.asarray(normals[piece].slope[0]) @ (distance * np.asarray(direction)) + normals[piece].offset[0]
+    return distance, np.asarray(normal / np.linalg.norm(normal))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "eye", "direction", "distance", "normal"),
+    [
+        ("plane", (0, 0, 1), (0, 0, 2), (1, 0, -1), 2, (0, 0, 1)),
+        ("plane", (1, 1, 1), (0, 0, -3), (0.2, 0, 1), 3, (0, 0, 1)),  # from behind; its normal stays
+        ("ellipsoid", (1, 1, 1), (-3, 0, 0), (1, 0, 0), 2, (-1, 0, 0)),
+        ("ellipsoid", (1, 1, 1), (-3, 0.6, 0), (1, 0, 0), 2.2, (-0.8, 0.6, 0)),
+        ("ellipsoid", (2, 1, 1), (-5, 0.6, 0), (2, 0, 0), 1.7, (-0.8 / 2, 0.6, 0)),
+        ("cylinder", (1, 2, 0), (-3, 0.6, 1.9), (1, 0, 0), 2.2, (-0.8, 0.6, 0)),
+        ("cylinder", (1, 2, 0), (0.5, 0, 5), (0, 0, -1), 3, (0, 0, 1)),
+        ("cylinder", (1, 2, 0), (0.5, 0, -5), (0, 0, 0.5), 6, (0, 0, -1)),
+        ("capsule", (1, 2, 0), (-3, 0.6, 1.9), (1, 0, 0), 2.2, (-0.8, 0.6, 0)),
+        ("capsule", (1, 2, 0), (0.6, 0, 6), (0, 0, -1), 3.2, (0.6, 0, 0.8)),
+        ("capsule", (1, 2, 0), (-3, 0, -2.6), (1, 0, 0), 2.2, (-0.8, 0, -0.6)),
+        ("box", (1, 2, 3), (-3, 0.5, 1), (1, 0, 0), 2, (-1, 0, 0)),
+        ("box", (1, 2, 3), (0, 5, 0), (0.1, -1, 0), 3, (0, 1, 0)),
+        ("box", (1, 2, 3), (0.5, 0, -7), (0, 0, 2), 2, (0, 0, -1)),
+    ],
+)
+def test_a_ray_enters_a_solid_where_geometry_says(kind, size, eye, direction, distance, normal):
+    found, outward = entry(kind, size, eye, direction)
+    assert found == pytest.approx(distance, rel=1e-6)
+    np.testing.assert_allclose(outward, np.array(normal) / np.linalg.norm(normal), atol=1e-6)
+    # the same seen from a turned frame
+    angle, axis = 0.7, np.array([1.0, 2.0, 3.0]) / math.sqrt(14)
+    cross = np.cross(np.eye(3), -axis)
+    turn = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    found, outward = entry(kind, size, turn @ eye, turn @ direction, turn)
+    assert found == pytest.approx(distance, rel=1e-5)
+    np.testing.assert_allclose(turn.T @ outward, np.array(normal) / np.linalg.norm(normal), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "eye", "direction"),
+    [
+        ("plane", (1, 1, 1), (0, 0, 2), (1, 0, -1)),  # beside the rectangle
+        ("plane", (0, 0, 1), (0, 0, 2), (1, 0, 0.1)),  # away from it
+        ("ellipsoid", (1, 1, 1), (-3, 1.01, 0), (1, 0, 0)),
+        ("ellipsoid", (1, 1, 1), (0.2, 0, 0), (1, 0, 0)),  # from inside
+        ("cylinder", (1, 2, 0), (-3, 0, 2.1), (1, 0, 0)),
+        ("cylinder", (1, 2, 0), (1.1, 0, 5), (0, 0, -1)),
+        ("cylinder", (1, 2, 0), (0, 0, 1), (0.1, 0, 1)),
+        ("capsule", (1, 2, 0), (-3, 0.6, 2.9), (1, 0, 0)),
+        ("capsule", (1, 2, 0), (0, 0.5, 2.5), (0, 0, -1)),
+        ("box", (1, 2, 3), (-3, 2.1, 0), (1, 0, 0)),
+        ("box", (1, 2, 3), (0, 0, 0), (1, 0, 0)),
+        ("box", (1, 2, 3), (3, 0, 0), (1, 0, 0)),
+    ],
+)
+def test_a_ray_misses_what_is_beside_behind_or_around_it(kind, size, eye, direction):
+    assert entry(kind, size, eye, direction)[0] == math.inf
+
+
+def picture(geoms, light="", visual="", height=5, positions=None, rows=64, columns=64, **options):
+    model = mujoco.MjModel.from_xml_string(ONE.format(geoms=geoms, light=light, visual=visual, height=height))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return jax.jit(make_caster(model, ("c",), height=rows, width=columns, **options).render)(
+        data.xpos, data.xquat, None if positions is None else jnp.asarray(positions)
+    )
+
+
+FLOOR = "<geom type='plane' size='9 9 1' rgba='1 .5 .2 1'/>"
+AMBIENT = "<headlight ambient='1 1 1' diffuse='0 0 0' specular='0 0 0'/>"
+
+
+def color_of(*channels):
+    return np.floor(255 * np.array(channels) + 0.5)
+
+
+def test_pixels_are_where_a_pinhole_camera_has_them():
+    """5 m above the floor with 45 degrees: 5 rows of 2 tan(22.5 deg) m each."""
+    pitch = 2 * math.tan(math.pi / 8)
+    tile = f"<geom type='box' size='.1 .1 .0001' pos='{2 * pitch} {pitch} 0'/>"
+    image = picture(FLOOR + tile, visual=AMBIENT + "<map znear='.001' zfar='100'/>", height=5, rows=5, columns=9)
+    expected = np.zeros((1, 5, 9), int)
+    expected[0, 1, 6] = 1
+    np.testing.assert_array_equal(image.segmentation, expected)
+    np.testing.assert_allclose(image.depth[expected == 0], 5.0, rtol=1e-5)
+    np.testing.assert_array_equal(image.rgb[0, 0, 0], color_of(1, 0.5, 0.2))
+
+
+def test_what_is_translucent_is_blended_twice_as_mujoco_does():
+    glass = "<geom type='box' size='9 9 .1' pos='0 0 {}' rgba='{} .25'/>"
+    image = picture(FLOOR + glass.format(1, "0 0 1") + glass.format(2, "0 1 0"), visual=AMBIENT)
+    weight = 1 - 0.75**2
+    below = (1 - weight) * np.array([1, 0.5, 0.2]) + weight * np.array([0, 0, 1])
+    np.testing.assert_array_equal(
+        image.rgb[0, 32, 32], color_of(*((1 - weight) * below + weight * np.array([0, 1, 0])))
+    )
+    assert (np.asarray(image.segmentation[0]) == 2).all()  # the nearest, translucent or not
+    np.testing.assert_allclose(image.depth[0, 32, 32], 5 - 2.1, rtol=1e-5)
+    nearest = picture(FLOOR + glass.format(1, "0 0 1") + glass.format(2, "0 1 0"), visual=AMBIENT, layers=1)
+    once = (1 - weight) * np.array([1, 0.5, 0.2]) + weight * np.array([0, 1, 0])
+    np.testing.assert_array_equal(nearest.rgb[0, 32, 32], color_of(*once))
+
+
+def test_lambert_and_shadow():
+    light = "<light directional='true' dir='.6 0 -.8' diffuse='.5 .5 .5' ambient='.1 .1 .1' specular='0 0 0'/>"
+    ball = "<geom type='sphere' size='.3' pos='-1.5 0 2' rgba='0 0 0 1'/>"  # its shadow falls on the origin
+    dark = "<headlight ambient='0 0 0' diffuse='0 0 0' specular='0 0 0'/>"
+    plain, shadowed = (picture(FLOOR + ball, light, dark, shadows=shadows).rgb[0] for shadows in (False, True))
+    lit, unlit = color_of(*(np.array([1, 0.5, 0.2]) * (0.1 + 0.5 * 0.8))), color_of(*(np.array([1, 0.5, 0.2]) * 0.1))
+    np.testing.assert_allclose(np.float32(plain[32, 32]), lit, atol=1)
+    np.testing.assert_allclose(np.float32(shadowed[32, 32]), unlit, atol=1)
+    np.testing.assert_allclose(np.float32(shadowed[32, 60]), lit, atol=1)
+    # 0.3 m around the origin, stretched by 1 / 0.8 along x: pi 0.3^2 / 0.8 m^2 of pixels 10 tan(22.5 deg) / 64 wide
+    changed = np.any(np.asarray(plain) != np.asarray(shadowed), axis=-1).sum()
+    assert changed == pytest.approx(math.pi * 0.09 / 0.8 / (10 * math.tan(math.pi / 8) / 64) ** 2, rel=0.05)
+
+
+def test_shapes_stand_where_they_are_placed():
+    shapes = (Shape("cylinder", (0.5, 0.1, 0.0), (0, 1, 0, 1)), Shape("sphere", (0.5, 0, 0), (0, 0, 1, 1)))
+    image = picture(FLOOR, visual=AMBIENT, shapes=shapes, positions=[[0, 0, 0.1], [1e4, 0, 0]])
+    assert set(np.unique(image.segmentation)) == {0, 1}
+    np.testing.assert_array_equal(image.rgb[0, 32, 32], color_of(0, 1, 0))
+    image = picture(FLOOR, visual=AMBIENT, shapes=shapes, positions=[[1, 0, 0.1], [0, 1, 0.5]])
+    assert set(np.unique(image.segmentation)) == {0, 1, 2}
+
+
+def test_geom_groups_that_are_hidden():
+    hidden = FLOOR + "<geom type='box' size='1 1 1' group='3'/><geom type='box' size='1 1 2' rgba='1 1 1 0'/>"
+    assert (np.asarray(picture(hidden).segmentation) == 0).all()
+    assert set(np.unique(picture(hidden, groups=ALL_GROUPS).segmentation)) == {0, 1}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A caster of 12 x 20 pixels, and poses of six states."""
+    model = mujoco.MjModel.from_xml_string(SCENE)
+    data, poses = mujoco.MjData(model), []
+    for qpos in random_qpos(model, 8):
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        poses.append((data.xpos.astype(np.float32), data.xquat.astype(np.float32)))
+    caster = make_caster(model, ("corner",), height=12, width=20)
+    return caster, *map(np.stack, zip(*poses, strict=True))
+
+
+def test_batches_loops_and_devices_draw_what_single_pictures_are(small):
+    caster, xpos, xquat = small
+    single = [jax.jit(caster.render)(*pose) for pose in zip(xpos, xquat, strict=True)]
+    single = jax.tree.map(lambda *parts: np.stack(parts), *single)
+    assert single.rgb.shape == (8, 1, 12, 20, 3)
+    assert single.rgb.dtype == np.uint8
+    devices = NamedSharding(jax.make_mesh((4,), ("batch",)), PartitionSpec("batch"))
+    looped = jax.jit(lambda *poses: jax.lax.scan(lambda carry, pose: (carry, caster.render(*pose)), 0, poses)[1])
+    twice = jax.jit(lambda *poses: jax.vmap(jax.vmap(caster.render))(*(x.reshape(2, 4, *x.shape[1:]) for x in poses)))
+    for drawn in (
+        looped(xpos, xquat),
+        jax.jit(jax.vmap(caster.render))(*jax.device_put((xpos, xquat), devices)),
+        jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), twice(xpos, xquat)),
+    ):
+        np.testing.assert_array_equal(drawn.segmentation, single.segmentation)
+        np.testing.assert_allclose(np.float32(drawn.rgb), np.float32(single.rgb), atol=1)
+        np.testing.assert_allclose(drawn.depth, single.depth, rtol=1e-5)
+
+
+def test_exports_for_accelerators_without_a_callback(small):
+    caster, xpos, xquat = small
+    for function in (caster.render, jax.vmap(caster.render)):
+        poses = (xpos, xquat) if function is not caster.render else (xpos[0], xquat[0])
+        exported = jax.export.export(jax.jit(function), platforms=["tpu", "cuda"])(*poses)
+        calls = re.findall(r"custom_call @(\w+)", exported.mlir_module())
+        assert not [name for name in calls if "callback" in name]
+
+
+def test_rgb_where_draws_only_rows_that_need_it(small):
+    caster, xpos, xquat = small
+    expected = jax.jit(jax.vmap(caster.rgb))(xpos, xquat)
+    needed, otherwise = np.arange(8) % 3 == 0, np.full(expected.shape, 7, np.uint8)
+    drawn = np.asarray(jax.jit(jax.vmap(caster.rgb_where))(needed, otherwise, xpos, xquat))
+    np.testing.assert_array_equal(drawn[needed], expected[needed])
+    assert (drawn[~needed] == 7).all()
+
+
+MESH = """<mujoco><asset><mesh name="m" vertex="0 0 0 1 0 0 0 1 0 0 0 1"/></asset>
+<worldbody><camera name="c"/><geom name="rock" type="mesh" mesh="m"/></worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (SCENE, {"cameras": ("side",)}, "unknown camera 'side'; the model has 'corner', 'top'"),
+        (SCENE, {"cameras": ()}, "number of cameras is 0, expected at least 1"),
+        (SCENE, {"cameras": ("top",), "width": 0}, "width is 0, expected at least 1"),
+        (SCENE, {"cameras": ("top",), "shapes": [Shape("cone", (1, 1, 1), (1, 1, 1, 1))]}, "shape kind is 'cone'"),
+        (MESH, {"cameras": ("c",)}, r"geom 0 'rock' \(group 0\) is a mesh; the ray caster draws plane, "),
+        (
+            "<mujoco><worldbody><camera name='c' projection='orthographic'/></worldbody></mujoco>",
+            {"cameras": ("c",)},
+            "camera 'c' is orthographic",
+        ),
+    ],
+)
+def test_refusals_are_one_line(text, options, message):
+    model = mujoco.MjModel.from_xml_string(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        make_caster(model, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_are_one_for_each_shape(small):
+    caster, xpos, xquat = small
+    with pytest.raises(ValueError, match=r"positions has shape \(1, 3\), expected \(0, 3\)"):
+        caster.rgb(xpos[0], xquat[0], np.zeros((1, 3)))
