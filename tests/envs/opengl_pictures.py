@@ -2,8 +2,8 @@
 
     python opengl_pictures.py states.npz pictures.npz
 
-`states.npz` holds, for each model name, `<name>/model` (MJCF text), `<name>/cameras` and `<name>/qpos` [K, nq]; out come
-`<name>/xpos`, `<name>/xquat` and [K, cameras, 64, 64, ...] `<name>/rgb`, `depth`, `segmentation`.
+`states.npz` holds, for each model, `<name>/model` (MJCF text), `<name>/cameras` and `<name>/qpos` [K, nq]; out come
+`<name>/xpos`, `<name>/xquat` and, [K, cameras, 64, 64, ...] each, `<name>/rgb`, `<name>/depth`, `<name>/segmentation`.
 """
 
 import os
@@ -42,8 +42,12 @@ def main() -> None:
                 data.qpos[:] = qpos
                 mujoco.mj_forward(model, data)
                 views = [draw(renderer, data, str(camera)) for camera in states[f"{name}/cameras"]]
-                rows.append((data.xpos.copy(), data.xquat.copy(), *(np.stack(part) for part in zip(*views))))
-        for part, values in zip(("xpos", "xquat", "rgb", "depth", "segmentation"), zip(*rows)):
+                rows.append(
+                    (data.xpos.copy(), data.xquat.copy(), *(np.stack(part) for part in zip(*views, strict=True)))
+                )
+        for part, values in zip(
+            ("xpos", "xquat", "rgb", "depth", "segmentation"), zip(*rows, strict=True), strict=True
+        ):
             drawn[f"{name}/{part}"] = np.stack(values)
     np.savez(sys.argv[2], **drawn)
 

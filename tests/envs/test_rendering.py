@@ -40,7 +40,8 @@ SCENE = """<mujoco><asset>
 <body name="glass" pos="0 -1 1"><freejoint/><geom type="cylinder" size=".4 .02" rgba="0 0 1 .25"/>
   <geom type="sphere" size=".2" pos=".3 0 .3" rgba="1 0 0 .4"/></body>
 </worldbody></mujoco>"""
-ONE = "<mujoco><visual>{visual}</visual><worldbody>{light}<camera name='c' pos='0 0 {height}'/>{geoms}</worldbody></mujoco>"
+ONE = """<mujoco><visual>{visual}</visual>
+<worldbody>{light}<camera name='c' pos='0 0 {height}'/>{geoms}</worldbody></mujoco>"""
 TASK_MODELS = ("ball_circle", "drone_run", "ant", "hopper", "half_cheetah")
 STATES = {"scene": 20} | dict.fromkeys(TASK_MODELS, 20)  # 100 and 200 pictures
 
@@ -236,13 +237,14 @@ def test_geom_groups_that_are_hidden():
 @pytest.fixture(scope="module")
 def small():
     """A caster of 12 x 20 pixels, and poses of six states."""
-    model = mujoco.MjModel.from_xml_string(SCENE)
+    ball = "<body pos='0 0 1'><freejoint/><geom type='box' size='.5 .4 .3'/></body>"
+    model = mujoco.MjModel.from_xml_string(ONE.format(geoms=FLOOR + ball, light="", visual="", height=5))
     data, poses = mujoco.MjData(model), []
     for qpos in random_qpos(model, 8):
         data.qpos[:] = qpos
         mujoco.mj_forward(model, data)
         poses.append((data.xpos.astype(np.float32), data.xquat.astype(np.float32)))
-    caster = make_caster(model, ("corner",), height=12, width=20)
+    caster = make_caster(model, ("c",), height=12, width=20)
     return caster, *map(np.stack, zip(*poses, strict=True))
 
 
@@ -252,7 +254,8 @@ def test_batches_loops_and_devices_draw_what_single_pictures_are(small):
     single = jax.tree.map(lambda *parts: np.stack(parts), *single)
     assert single.rgb.shape == (8, 1, 12, 20, 3)
     assert single.rgb.dtype == np.uint8
-    devices = NamedSharding(jax.make_mesh((4,), ("batch",)), PartitionSpec("batch"))
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = NamedSharding(mesh, PartitionSpec("batch"))
     looped = jax.jit(lambda *poses: jax.lax.scan(lambda carry, pose: (carry, caster.render(*pose)), 0, poses)[1])
     twice = jax.jit(lambda *poses: jax.vmap(jax.vmap(caster.render))(*(x.reshape(2, 4, *x.shape[1:]) for x in poses)))
     for drawn in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,25 @@ from safejax.types import Array
 Draw = Callable[..., Any]
 
 
-def apart(alive: Array, values: Any) -> Any:
-    """`values`; what makes them and what reads them is not compiled into one loop."""
+def _apart(alive: Array, values: Any) -> Any:
     del alive
     return jax.lax.optimization_barrier(values)
 
 
-def apart_on_cpu(alive: Array, values: Any) -> Any:
-    """The same where XLA's fusion looks through barriers, but not into a condition on `alive` [], a finite number."""
+def _apart_on_cpu(alive: Array, values: Any) -> Any:
+    # XLA's fusion for CPUs looks through barriers, but not into a condition; `alive` is a finite number
     return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
+
+
+class Way(NamedTuple):
+    """What is done differently on a CPU."""
+
+    apart: Draw  # (a finite number, values) -> values; what makes and what reads them is not compiled into one loop
+    each: Draw  # (function, arguments with a leading axis) -> its results, stacked
+
+
+ON_CPU = Way(_apart_on_cpu, lambda function, rows: jax.lax.map(lambda row: function(*row), rows))
+ELSEWHERE = Way(_apart, lambda function, rows: jax.vmap(function)(*rows))
 
 
 def by_platform(on_cpu: Draw, elsewhere: Draw) -> Draw:

@@ -19,7 +19,7 @@ import numpy as np
 
 from safejax.envs.rendering import cameras as optics
 from safejax.envs.rendering import shading, solids
-from safejax.envs.rendering.batching import apart, apart_on_cpu, by_platform
+from safejax.envs.rendering.batching import ELSEWHERE, ON_CPU, Way, by_platform
 from safejax.envs.rendering.cameras import Bodies
 from safejax.envs.rendering.geometry import Rays
 from safejax.envs.rendering.painting import Stage, paint
@@ -71,7 +71,8 @@ def make_caster(
 ) -> Caster:
     """Functions that draw `model` as mujoco.Renderer does, without its multisampling, reflections and haze.
 
-    Segmentation shows geom ids, the number of geoms + i for shape i, -2 - i for site i and -1 for the sky. Geoms are planes, spheres, capsules, ellipsoids, cylinders and boxes. Of textures, the builtin checker of planes
+    Segmentation shows geom ids, -1 for the sky, the number of geoms + i for shape i, and -2 - i for site i.
+    Geoms are planes, spheres, capsules, ellipsoids, cylinders and boxes. Of textures, the builtin checker of planes
     and the sky are drawn, others as their mean colour. As in MuJoCo's pictures, what is translucent is blended twice
     and a plane is less visible from behind; but a floor (a plane of the world that faces up) is not.
 
@@ -98,39 +99,57 @@ def make_caster(
     near, far = model.vis.map.znear * extent, model.vis.map.zfar * extent
     labels = np.append(scene.label[scene.pieces], np.int32(-1))
 
-    def draw(
-        xpos: Array, xquat: Array, positions: Array, *, kinds: tuple[str, ...], apart: Callable[..., Any]
+    def view(
+        stage: Stage, apart: Callable[[Any], Any], kinds: tuple[str, ...], x: Array, y: Array
     ) -> tuple[Array, ...]:
+        rays = Rays(x, y, np.float32(-1.0), near, far)
+        met = meet(scene, stage.rotation, stage.center, rays, layers, apart)
+        picture = {}
+        if "rgb" in kinds:
+            red, green, blue = ((255.0 * color + 0.5).astype(jnp.int32) for color in paint(stage, rays, met))
+            # one number a pixel, for one loop: a loop over colours would paint each pixel three times
+            packed = apart(red | green << 8 | blue << 16)
+            picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(height, width, 3)
+        distance, piece = met.opaque
+        for layer in met.translucent[:1]:
+            before = layer.distance < distance
+            distance, piece = jnp.where(before, layer.distance, distance), jnp.where(before, layer.piece, piece)
+        if "depth" in kinds:
+            picture["depth"] = jnp.minimum(distance, far).reshape(height, width)
+        if "segmentation" in kinds:
+            piece = jnp.where(distance < jnp.inf, piece, len(labels) - 1)
+            picture["segmentation"] = shading.take(jnp.asarray(labels), piece).reshape(height, width)
+        return tuple(picture[kind] for kind in kinds)
+
+    def draw(xpos: Array, xquat: Array, positions: Array, *, kinds: tuple[str, ...], way: Way) -> tuple[Array, ...]:
         bodies = Bodies(xpos, optics.rotation_matrix(xquat))
         position, rotation = scene.poses(bodies, positions)
-        pictures = []
-        for camera, view in zip(ids, views, strict=True):
-            eye, turn = optics.camera_pose(model, camera, bodies)
-            rays = Rays(view.x, view.y, np.float32(-1.0), near, far)
-            turned, centers = optics.compose(turn.T, rotation), optics.rotate(turn.T, position - eye)
-            met = meet(scene, turned, centers, rays, layers, functools.partial(apart, xpos[0, 0]))
-            picture = {}
-            if "rgb" in kinds:
-                shining = [_in_camera(model, light, bodies, eye, turn) for light in lights]
-                stage = Stage(scene, turned, centers, shining, turn[2], sky, view.pitch, shadows, extent)
-                red, green, blue = ((255.0 * color + 0.5).astype(jnp.int32) for color in paint(stage, rays, met))
-                # one number a pixel, for one loop: a loop over colours would paint each pixel three times
-                packed = apart(xpos[0, 0], red | green << 8 | blue << 16)
-                picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(height, width, 3)
-            distance, piece = met.opaque
-            for layer in met.translucent[:1]:
-                before = layer.distance < distance
-                distance, piece = jnp.where(before, layer.distance, distance), jnp.where(before, layer.piece, piece)
-            if "depth" in kinds:
-                picture["depth"] = jnp.minimum(distance, far).reshape(height, width)
-            if "segmentation" in kinds:
-                piece = jnp.where(distance < jnp.inf, piece, len(labels) - 1)
-                picture["segmentation"] = shading.take(jnp.asarray(labels), piece).reshape(height, width)
-            pictures.append(tuple(picture[kind] for kind in kinds))
-        return tuple(jnp.stack(parts) for parts in zip(*pictures, strict=True))
+        shining = [_place(model, light, bodies) for light in lights]
+
+        def one(eye: Array, turn: Array, x: Array, y: Array, pitch: Array) -> tuple[Array, ...]:
+            stage = Stage(
+                scene,
+                optics.compose(turn.T, rotation),
+                optics.rotate(turn.T, position - eye),
+                [light.seen(eye, turn) for light in shining],
+                turn[2],
+                sky,
+                pitch,
+                shadows,
+                extent,
+            )
+            return view(stage, functools.partial(way.apart, xpos[0, 0]), kinds, x, y)
+
+        eyes = [optics.camera_pose(model, camera, bodies) for camera in ids]
+        if len(ids) == 1:
+            return tuple(part[None] for part in one(*eyes[0], *views[0]))
+        stacked = jax.tree.map(
+            lambda *parts: jnp.stack(parts), *[(*eye, *view) for eye, view in zip(eyes, views, strict=True)]
+        )
+        return way.each(one, stacked)
 
     def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
-        drawn = by_platform(*(functools.partial(draw, kinds=kinds, apart=each) for each in (apart_on_cpu, apart)))
+        drawn = by_platform(*(functools.partial(draw, kinds=kinds, way=way) for way in (ON_CPU, ELSEWHERE)))
 
         def call(xpos: Any, xquat: Any, positions: Any = None, needed: Any = None, otherwise: Any = None) -> Any:
             given = jnp.zeros((0, 3)) if positions is None else jnp.asarray(positions, jnp.float32)
@@ -170,9 +189,7 @@ def _camera_id(model: mujoco.MjModel, name: str) -> int:
     return camera
 
 
-def _in_camera(model: mujoco.MjModel, light: Light, bodies: Bodies, eye: Array, turn: Array) -> Shining:
-    if light.index < 0:  # the headlight
-        return Shining(light, (0.0, 0.0, 0.0), (0.0, 0.0, -1.0))
-    position, direction = optics.light_pose(model, light.index, bodies)
-    position, direction = optics.rotate(turn.T, position - eye), optics.rotate(turn.T, direction)
-    return Shining(light, (position[0], position[1], position[2]), (direction[0], direction[1], direction[2]))
+def _place(model: mujoco.MjModel, light: Light, bodies: Bodies) -> Shining:
+    if light.index < 0:
+        return Shining(light, None, None)
+    return Shining(light, *optics.light_pose(model, light.index, bodies))

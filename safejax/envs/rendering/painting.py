@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,14 +28,14 @@ class Stage(NamedTuple):
     lights: Sequence[Shining]
     up: Array  # [3] the world's z axis
     sky: np.ndarray | None  # see shading.read_sky
-    pitch: float  # size of a pixel at distance 1
+    pitch: Any  # [] size of a pixel at distance 1
     shadows: bool
     extent: float  # the model's, m
 
 
 def paint(stage: Stage, rays: Rays, met: Met) -> Vector:
     """Red, green and blue [P] in [0, 1]."""
-    away = 1.0 / np.sqrt(np.square(rays.x) + np.square(rays.y) + 1.0)
+    away = jax.lax.rsqrt(rays.x * rays.x + rays.y * rays.y + 1.0)
     view = (-rays.x * away, -rays.y * away, away)  # to the camera
     below = dot(tuple(stage.up), view)  # pyright: ignore[reportArgumentType]
     color = shading.sky_color(stage.sky, -below)
@@ -71,9 +72,7 @@ def _color(stage: Stage, rays: Rays, met: Met, hit: Hit, view: Vector) -> tuple[
 def _lit(stage: Stage, light: Shining, point: Vector) -> Array | None:
     if not (stage.shadows and light.light.casts_shadow):
         return None
-    position = jnp.stack(light.position)
-    if light.light.directional:
-        position = -FAR * stage.extent * jnp.stack(light.direction)
+    position = -FAR * stage.extent * light.direction if light.light.directional else light.position
     return ~shadowed(stage.scene, stage.rotation, stage.center, position, point, stage.extent)
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from safejax.envs.rendering.cameras import rotate
 from safejax.envs.rendering.solids import texture
 from safejax.types import Array
 
@@ -42,11 +43,17 @@ class Light(NamedTuple):
 
 
 class Shining(NamedTuple):
-    """A light in the camera's frame."""
+    """A light where it is; the headlight is nowhere until it is seen."""
 
     light: Light
-    position: Vector
-    direction: Vector  # of the rays, length 1
+    position: Any  # [3]
+    direction: Any  # [3] of the rays, length 1
+
+    def seen(self, eye: Array, turn: Array) -> Shining:
+        """The light in the frame of a camera at `eye` [3], turned by `turn` [3, 3]."""
+        if self.position is None:
+            return Shining(self.light, np.zeros(3, np.float32), np.float32([0.0, 0.0, -1.0]))
+        return Shining(self.light, rotate(turn.T, self.position - eye), rotate(turn.T, self.direction))
 
 
 class Surface(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is drawn: the geoms and sites of a MuJoCo model and the shapes beside them, as constant tables by kind and look."""
+"""What is drawn: geoms and sites of a MuJoCo model and shapes beside them, as constant tables by kind and look."""
 
 # pyright: reportAttributeAccessIssue=false
 # (the names of the compiled mujoco module are not declared)
