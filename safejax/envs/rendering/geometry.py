@@ -13,7 +13,7 @@ unlike the usual b^2 - a c loses no digits far away.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -65,7 +65,7 @@ def _axes(rotation: Array, scale: Array) -> tuple[tuple[Array, Array, Array], Ar
     return (matrix[:, 0], matrix[:, 1], matrix[:, 2]), matrix
 
 
-def plane(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
+def plane(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     """Rectangles with half sizes `size` [n, 2+], infinite where not positive; seen from both sides."""
     (x_axis, y_axis, normal), _ = _axes(rotation, jnp.ones_like(center))
     half = jnp.where(size > 0, size, jnp.inf)
@@ -76,7 +76,7 @@ def plane(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     return (_within(inside, distance, rays),), (_flat(normal),)
 
 
-def ellipsoid(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
+def ellipsoid(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     """Ellipsoids with semi-axes `size` [n, 3]."""
     _, matrix = _axes(rotation, size)
     eye = -jnp.sum(matrix * center[:, None, :], axis=-1)
@@ -89,7 +89,7 @@ def ellipsoid(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     return (_within(discriminant > 0.0, distance, rays),), (Normals(slope, -_times(slope, center)),)
 
 
-def cylinder(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
+def cylinder(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     """Cylinders of radius `size[:, 0]` and half height `size[:, 1]`: side, and the cap turned to the eye."""
     radius, half = size[:, 0:1], size[:, 1:2]
     side, height, rise, f1, f3, eye = _round(
@@ -107,7 +107,7 @@ def cylinder(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     return distances, (_round_normals(axis, center), _flat(jnp.where(height > 0.0, axis, -axis)))
 
 
-def capsule(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
+def capsule(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     """Capsules of radius `size[:, 0]`, `size[:, 1]` half the length of the straight part: side and two ends."""
     radius = size[:, 0:1]
     half = size[:, 1:2] / radius
@@ -132,7 +132,7 @@ def capsule(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     return distances, (_round_normals(axis, center), *ends)
 
 
-def box(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
+def box(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     """Boxes with half sizes `size` [n, 3]: the three faces turned to the eye."""
     rows, _ = _axes(rotation, size)
     starts, ends, normals = [], [], []
@@ -151,7 +151,7 @@ def box(rotation: Array, center: Array, size: Array, rays: Rays) -> Hits:
     return tuple(jnp.where(face == start, hit, jnp.inf) for face in starts), tuple(normals)
 
 
-KINDS: dict[str, Callable[[Array, Array, Array, Rays], Hits]] = {
+KINDS: dict[str, Callable[[Array, Array, Any, Rays], Hits]] = {
     "plane": plane,
     "ellipsoid": ellipsoid,
     "cylinder": cylinder,

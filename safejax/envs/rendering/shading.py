@@ -68,7 +68,7 @@ class Surface(NamedTuple):
 def read_lights(model: mujoco.MjModel) -> tuple[Light, ...]:
     """The active directional lights and spots, headlight first; others do not shine in MuJoCo's pictures either."""
     head = model.vis.headlight
-    lights = [Light(*map(np.float32, (head.ambient, head.diffuse, head.specular)))] if head.active else []
+    lights = [Light(head.ambient.copy(), head.diffuse.copy(), head.specular.copy())] if head.active else []
     spots, suns = (int(getattr(mujoco.mjtLightType, f"mjLIGHT_{name}")) for name in ("SPOT", "DIRECTIONAL"))
     for index in range(model.nlight):
         directional = int(model.light_type[index]) == suns
@@ -121,10 +121,11 @@ def shade(surface: Surface, view: Vector, lights: Sequence[Shining], lit: Sequen
             shine = jnp.where(facing > 0.0, shine * specular, 0.0) * direct
             for channel in range(3):
                 gloss[channel] += light.specular[channel] * shine
-    return tuple(
+    red, green, blue = (
         jnp.clip(color * matte + gloss, 0.0, 1.0)
         for color, matte, gloss in zip(surface.color, matte, gloss, strict=True)
-    )  # pyright: ignore[reportReturnType]
+    )
+    return red, green, blue
 
 
 def _spot(light: Light, position: Vector, direction: Vector, point: Vector) -> tuple[Vector, Array]:

@@ -247,4 +247,4 @@ def _checker(model: mujoco.MjModel, geom: int, colors: np.ndarray) -> Checker:
     scale = 2 * repeat / length * np.array([1.0, -1.0])  # a texture has two squares a side; its rows go down
     # a finite plane's texture starts at its corner, an infinite one's half a texture beside its centre
     shift = np.where(finite, repeat, 0.0) - (0.0 if finite.all() else 1.0)
-    return Checker(0, np.float32(scale), np.float32(shift), np.float32(colors))
+    return Checker(0, scale.astype(np.float32), shift.astype(np.float32), colors.astype(np.float32))
