@@ -8,7 +8,6 @@ shadows, no multisampling, no reflections and no haze. One JSON line per contend
 standard error.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import os

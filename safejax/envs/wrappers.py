@@ -93,8 +93,8 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         scene = Scene(
             model=engine.model,
             view=lambda state: engine.view(state.physics)._replace(layout=state.layout),
-            shapes=(),
-            place=lambda view: jnp.zeros((*view.qpos.shape[:-1], 0, 3)),
+            shapes=task.shapes,
+            place=task.place_shapes or (lambda view: jnp.zeros((*view.qpos.shape[:-1], 0, 3))),
             observing=functools.partial(build, task, engine),
         )
     return Env(

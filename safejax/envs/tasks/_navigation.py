@@ -23,7 +23,7 @@ from safejax.envs.tasks import _objects, _placement
 from safejax.envs.tasks._lidar import BINS, lidar
 from safejax.envs.tasks._objects import Group
 from safejax.envs.tasks._robots import Robot, mjcf, position, rotation
-from safejax.envs.tasks.base import Reference, Start, Task, View
+from safejax.envs.tasks.base import Reference, Shape, Start, Task, View
 from safejax.types import Array, ArrayTree, Key
 
 AGENT_KEEPOUT = 0.4  # m
@@ -53,6 +53,7 @@ def make(
     extend: Callable[[ArrayTree, Key], ArrayTree] = lambda layout, key: layout,
     rearrange: Callable[[View, Key], ArrayTree] | None = None,
     see: Callable[[View, str, Array], Array] = lambda view, group, places: places,
+    scenery: tuple[tuple[Shape, tuple[float, float, float]], ...] = (),
     episode_length: int = 1000,
 ) -> Task:
     """The task of a world.
@@ -66,6 +67,7 @@ def make(
       extend: (layout of the placed groups, key) -> the layout that an episode starts with.
       rearrange: see `Task`.
       see: (view, a group's name, its lidar [..., 16]) -> what the robot gets to see of it.
+      scenery: what else is drawn, and where its middle is, m.
       episode_length: environment steps.
     """
     robot, groups = world.robot, world.groups
@@ -86,6 +88,8 @@ def make(
         mocap=functools.partial(_objects.placed_bodies, groups=groups) if _moves(groups, "still", "round") else None,
         mocap_moves=_moves(groups, "round"),
         rearrange=rearrange,
+        shapes=(*_objects.shapes(groups), *(shape for shape, _ in scenery)),
+        place_shapes=lambda view: _objects.place_shapes(view, groups, [place for _, place in scenery]),
         cost_limits=COST_LIMITS,
         reference=reference,
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from safejax.envs.tasks._robots import Robot
-from safejax.envs.tasks.base import View
+from safejax.envs.tasks.base import Shape, View
 from safejax.types import Array, ArrayTree
 
 TRAVEL = 0.35  # m, radius of the circles that gremlins go round at 1 rad/s
@@ -32,11 +32,22 @@ class Group(NamedTuple):
     height: float  # m, of their middles
     geoms: str  # MJCF of one object's
     motion: str  # "drawn", "still", "loose" or "round"
+    shape: Shape | None = None  # of one that is drawn only
 
 
-def hazards(count: int, keepout: float = 0.18) -> Group:
+def drawn(name: str, count: int, keepout: float, height: float, shape: Shape) -> Group:
+    """A group that nothing can touch."""
+    return Group(name, count, keepout, height, "", "drawn", shape)
+
+
+def disc(radius: float, half_height: float, rgba: tuple[float, float, float, float]) -> Shape:
+    """An upright cylinder."""
+    return Shape("cylinder", (radius, half_height, 0.0), rgba)
+
+
+def hazards(count: int, keepout: float = 0.18, radius: float = 0.2) -> Group:
     """Places that cost; nothing to bump into."""
-    return Group("hazards", count, keepout, 0.02, "", "drawn")
+    return drawn("hazards", count, keepout, 0.02, disc(radius, 0.01, (0.0, 0.0, 1.0, 0.25)))
 
 
 def vases(count: int) -> Group:
@@ -170,3 +181,20 @@ def placed_bodies(layout: Any, time: Any, groups: Sequence[Group]) -> Any:
         pose = [xy[..., 0], xy[..., 1], zero + height, xp.cos(0.5 * turn), zero, zero, xp.sin(0.5 * turn)]
         parts.append(xp.stack(pose, axis=-1))
     return xp.concat(parts, axis=-2)
+
+
+def shapes(groups: Sequence[Group]) -> tuple[Shape, ...]:
+    """Those of all that is drawn only."""
+    return tuple(group.shape for group in groups if group.shape for _ in range(group.count))
+
+
+def place_shapes(view: View, groups: Sequence[Group], more: Sequence[Sequence[float]] = ()) -> Array:
+    """Middles [..., shapes, 3] m of `shapes(groups)`, and then `more`, which stay where they are."""
+    parts = []
+    for group in groups:
+        if group.shape:
+            xy = view.layout[group.name]
+            parts.append(jnp.concatenate([xy, jnp.full_like(xy[..., :1], group.height)], axis=-1))
+    fixed = jnp.asarray(more, jnp.float32).reshape(-1, 3)
+    parts.append(jnp.broadcast_to(fixed, (*view.qpos.shape[:-1], *fixed.shape)))
+    return jnp.concatenate(parts, axis=-2)

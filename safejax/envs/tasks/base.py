@@ -87,6 +87,8 @@ class Task(NamedTuple):
     rearrange: Callable[[View, Key], ArrayTree] | None = None  # view after the step -> the layout from the next step on
     step_cost: Callable[[View, View, Array], Array] = _free  # as `reward` -> [...] >= 0; adds to `cost`
     reads: tuple[str, ...] = ()  # fields of mjData, such as "cvel", for `View.extras`; they cost a full forward pass
+    shapes: tuple[Shape, ...] = ()  # what is drawn and never touched
+    place_shapes: Callable[[View], Array] | None = None  # view -> middles [..., len(shapes), 3] of `shapes`
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
     reference: Reference | None = None
 

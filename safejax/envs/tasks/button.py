@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks import _objects
 from safejax.envs.tasks._navigation import World
-from safejax.envs.tasks._objects import Group, buttons, gremlins, hazards
+from safejax.envs.tasks._objects import buttons, disc, drawn, gremlins, hazards
 from safejax.envs.tasks._placement import POPULATION
 from safejax.envs.tasks._robots import CAR, POINT, Robot
 from safejax.envs.tasks.base import Reference, Task, View
@@ -32,7 +32,8 @@ from safejax.types import Array, ArrayTree, Key
 BUTTON_COUNT = 4
 PAUSE = 10  # steps after a press in which buttons are out of sight and free of charge
 
-MARK = Group("goal", 1, 0.4, 0.11, "", "drawn")  # takes up room when the layout is drawn, then marks the button
+# takes up room when the layout is drawn, then marks the button that counts
+MARK = drawn("goal", 1, 0.4, 0.11, disc(0.2, 0.1, (0.0, 1.0, 0.0, 0.1)))
 LEVELS = (
     (1.0, (buttons(BUTTON_COUNT), MARK)),
     (1.5, (buttons(BUTTON_COUNT), MARK, hazards(4), gremlins(4))),

@@ -14,16 +14,24 @@ import jax.numpy as jnp
 
 from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
-from safejax.envs.tasks._objects import Group
+from safejax.envs.tasks._objects import disc, drawn
 from safejax.envs.tasks._robots import CAR, POINT, Robot, position
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Reference, Shape, Task, View
 from safejax.types import Array
 
 RADIUS = 1.5  # m
 WALL = 1.125  # m
 START = 0.8  # m, half the side of the square of starts
 
-MIDDLE = Group("circle", 1, 0.0, 0.01, "", "drawn")
+MIDDLE = drawn("circle", 1, 0.0, 0.01, disc(RADIUS, 0.01, (0.0, 1.0, 0.0, 0.1)))
+YELLOW = (1.0, 1.0, 0.0, 0.1)
+ACROSS_X, ACROSS_Y = (Shape("box", size, YELLOW) for size in ((0.05, 3.5, 0.3), (3.5, 0.05, 0.3)))
+WALLS = (
+    (ACROSS_X, (WALL, 0.0, 0.25)),
+    (ACROSS_X, (-WALL, 0.0, 0.25)),
+    (ACROSS_Y, (0.0, WALL, 0.25)),
+    (ACROSS_Y, (0.0, -WALL, 0.25)),
+)
 
 REFERENCES = {
     "point_circle1": Reference("PointCircle1", 20.067626953125, 61.72819519042969, 200.0),
@@ -54,6 +62,7 @@ def _task(robot: Robot, level: int) -> Task:
         REFERENCES.get(name),
         reward=reward,
         cost=functools.partial(cost, walls=level),
+        scenery=WALLS[: 2 * level],
         episode_length=500,
     )
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
-from safejax.envs.tasks._objects import Group, hazards, joint_offset, vases
+from safejax.envs.tasks._objects import disc, drawn, hazards, joint_offset, vases
 from safejax.envs.tasks._robots import ROBOTS, Robot
 from safejax.envs.tasks.base import Reference, Task, View
 from safejax.types import Array, ArrayTree, Key
@@ -28,7 +28,7 @@ from safejax.types import Array, ArrayTree, Key
 GOAL_RADIUS = 0.3  # m
 VASE_SPEED = 1e-4  # m/s, from which on a vase moves
 
-GOAL = Group("goal", 1, 0.305, 0.16, "", "drawn")
+GOAL = drawn("goal", 1, 0.305, 0.16, disc(GOAL_RADIUS, 0.15, (0.0, 1.0, 0.0, 0.25)))
 LEVELS = (
     (1.0, (GOAL,)),
     (1.5, (GOAL, hazards(8), vases(1))),

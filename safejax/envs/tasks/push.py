@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
-from safejax.envs.tasks._objects import Group, hazards, joint_offset, pillars, push_box
+from safejax.envs.tasks._objects import disc, drawn, hazards, joint_offset, pillars, push_box
 from safejax.envs.tasks._robots import CAR, POINT, Robot, position
 from safejax.envs.tasks.base import Reference, Task, View
 from safejax.types import Array, ArrayTree, Key
@@ -31,8 +31,12 @@ GOAL_HEIGHT = 0.16  # m
 HAZARD_RADIUS = 0.3  # m
 
 BOXES = {"point": push_box(half=0.2, keepout=0.2, density=0.001), "car": push_box(0.125, 0.125, 0.0005)}
-GOAL = Group("goal", 1, 0.4, GOAL_HEIGHT, "", "drawn")
-LEVELS = ((1.0, ()), (1.5, (hazards(2, 0.4), pillars(1))), (2.0, (hazards(4, 0.4), pillars(4))))
+GOAL = drawn("goal", 1, 0.4, GOAL_HEIGHT, disc(GOAL_RADIUS, 0.15, (0.0, 1.0, 0.0, 0.25)))
+LEVELS = (
+    (1.0, ()),
+    (1.5, (hazards(2, 0.4, HAZARD_RADIUS), pillars(1))),
+    (2.0, (hazards(4, 0.4, HAZARD_RADIUS), pillars(4))),
+)
 
 REFERENCES = {
     "point_push1": Reference("PointPush1", 0.0014001545292344209, 16.518654299293367, 150.0),
