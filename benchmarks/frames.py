@@ -8,6 +8,9 @@ shadows, no multisampling, no reflections and no haze. One JSON line per contend
 standard error.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the names of the compiled mujoco module are not declared)
+
 from __future__ import annotations
 
 import os
@@ -25,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import measure
-import mujoco  # pyright: ignore[reportMissingImports]
+import mujoco
 import numpy as np
 
 from safejax import envs

@@ -126,7 +126,7 @@ def make_caster(
         position, rotation = scene.poses(bodies, positions)
         shining = [_place(model, light, bodies) for light in lights]
 
-        def one(eye: Array, turn: Array, x: Array, y: Array, pitch: Array) -> tuple[Array, ...]:
+        def one(eye: Array, turn: Array, x: Any, y: Any, pitch: Any) -> tuple[Array, ...]:
             stage = Stage(
                 scene,
                 optics.compose(turn.T, rotation),

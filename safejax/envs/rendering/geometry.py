@@ -23,11 +23,11 @@ from safejax.types import Array
 class Rays(NamedTuple):
     """Directions from the eye, and the distances between which a hit counts."""
 
-    x: Array  # [P] or a number, so y and z
-    y: Array
-    z: Array
-    near: float | Array = 0.0
-    far: float | Array = jnp.inf
+    x: Any  # array [P] or a number, as the others
+    y: Any
+    z: Any
+    near: Any = 0.0
+    far: Any = jnp.inf
 
 
 class Normals(NamedTuple):

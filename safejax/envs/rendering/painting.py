@@ -64,7 +64,7 @@ def _color(stage: Stage, rays: Rays, met: Met, hit: Hit, view: Vector) -> tuple[
     color = shading.shade(surface, view, stage.lights, [_lit(stage, light, point) for light in stage.lights])
     alpha = rgba[3]
     if stage.scene.two_sided.any():
-        flat = _column(np.float32(stage.scene.two_sided[pieces]), hit.piece)
+        flat = _column(stage.scene.two_sided[pieces].astype(np.float32), hit.piece)
         alpha = alpha * jnp.where((flat > 0.0) & (dot(normal, view) < 0.0), BEHIND, 1.0)
     return _textured(stage, hit.piece, point, normal, view, color), alpha
 

@@ -52,7 +52,7 @@ class Shining(NamedTuple):
     def seen(self, eye: Array, turn: Array) -> Shining:
         """The light in the frame of a camera at `eye` [3], turned by `turn` [3, 3]."""
         if self.position is None:
-            return Shining(self.light, np.zeros(3, np.float32), np.float32([0.0, 0.0, -1.0]))
+            return Shining(self.light, np.zeros(3, np.float32), np.array([0.0, 0.0, -1.0], np.float32))
         return Shining(self.light, rotate(turn.T, self.position - eye), rotate(turn.T, self.direction))
 
 
@@ -191,7 +191,8 @@ def read_sky(model: mujoco.MjModel) -> np.ndarray | None:
 def sky_color(levels: np.ndarray | None, height: Array) -> Vector:
     """Colours of the sky in directions whose unit vectors rise `height` [P]."""
     if levels is None:
-        return (jnp.zeros_like(height),) * 3
+        black = jnp.zeros_like(height)
+        return black, black, black
     at = (height + 1.0) * (0.5 * (SKY_LEVELS - 1))
     low = jnp.clip(at.astype(jnp.int32), 0, SKY_LEVELS - 2)
     part = at - low
