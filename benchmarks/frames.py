@@ -40,7 +40,7 @@ VIEWS = (
     ("ball_circle", "track"),
     ("drone_run", "track"),
     ("ant_velocity", "track"),
-    ("hopper_velocity", "top"),
+    ("hopper_velocity", "track"),
     ("point_goal1", "vision"),
     ("point_push1", "fixednear"),
     ("car_goal2", "vision"),

@@ -43,10 +43,11 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
     show = _vector if show is None else show
     if observation_spec is None:
         observation_spec = jax.ShapeDtypeStruct((task.observation_size,), jnp.float32)
-    yes, nothing = jnp.ones((), bool), jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), observation_spec)
+    nothing = jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), observation_spec)
 
     def reset(key: Key) -> EnvState:
         start = Start(*task.initialize(key))
+        yes = jnp.ones((), bool)
         physics = engine.start(yes, *start)
         observation = observe(physics, start.layout, yes, nothing)
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
@@ -63,7 +64,7 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         before, after = (engine.view(moment)._replace(layout=layout) for moment in (state.physics, physics))
         if task.rearrange is not None:
             layout = task.rearrange(after, layout_key)
-        final_observation = observe(physics, layout, yes, nothing)
+        final_observation = observe(physics, layout, jnp.ones((), bool), nothing)
         steps = state.steps + 1
         terminated = jnp.asarray(task.terminated(after), bool)
         truncated = (steps >= task.episode_length) & ~terminated

@@ -3,6 +3,7 @@
 import math
 import re
 from importlib import resources
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -316,3 +317,44 @@ def test_positions_are_one_for_each_shape(small):
     caster, xpos, xquat = small
     with pytest.raises(ValueError, match=r"positions has shape \(1, 3\), expected \(0, 3\)"):
         caster.rgb(xpos[0], xquat[0], np.zeros((1, 3)))
+
+
+CHECKER = """<texture name="floor" type="2d" builtin="checker" width="100" height="100" rgb1=".859 .843 .765"
+ rgb2=".949 .914 .855"/><material name="floor" texture="floor" texrepeat="10 10" shininess=".1" specular=".1"/>"""
+
+
+def test_pictures_are_those_that_safety_gymnasium_recorded():
+    """Every geom and the camera as a mocap body; the recorded floor also reflects, and half the sky shows stars."""
+    with np.load(Path(__file__).parents[1] / "data" / "pixels_recording.npz") as file:
+        recorded = dict(file)
+    near, far, extent = recorded["clip"]
+    geoms = ""
+    for kind, size, rgba in zip(*(recorded[f"geom_{name}"] for name in ("type", "size", "rgba")), strict=True):
+        name = mujoco.mjtGeom(int(kind)).name.removeprefix("mjGEOM_").lower()
+        look = 'material="floor" rgba="1 1 1 1"' if name == "plane" else f'rgba="{text(rgba)}"'
+        geoms += f'<body mocap="true"><geom type="{name}" size="{text(np.maximum(size, 1e-6))}" {look}/></body>'
+    for name, fovy in zip(recorded["cameras"], recorded["fovy"], strict=True):
+        geoms += f'<body mocap="true"><camera name="{name}" fovy="{fovy}"/></body>'
+    model = mujoco.MjModel.from_xml_string(
+        f'<mujoco><statistic extent="{extent}"/><visual><map znear="{near}" zfar="{far}"/></visual><asset>{CHECKER}'
+        f'</asset><worldbody><light directional="true" diffuse="1 1 1" specular="0 0 0"/>{geoms}</worldbody></mujoco>'
+    )
+    xpos = np.concatenate([recorded["geom_xpos"], recorded["cam_xpos"]], axis=1)
+    turns = np.concatenate([recorded["geom_xmat"], recorded["cam_xmat"]], axis=1)
+    xquat = np.zeros((*turns.shape[:2], 4))
+    for place in np.ndindex(*turns.shape[:2]):
+        mujoco.mju_mat2Quat(xquat[place], turns[place].astype(float))
+    world = np.zeros((len(xpos), 1, 3)), np.tile([1.0, 0.0, 0.0, 0.0], (len(xpos), 1, 1))
+    image = jax.jit(jax.vmap(make_caster(model, recorded["cameras"].tolist()).render))(
+        np.concatenate([world[0], xpos], axis=1), np.concatenate([world[1], xquat], axis=1)
+    )
+    for index, name in enumerate(recorded["cameras"]):
+        same = np.asarray(image.segmentation)[:, index] == recorded[f"segmentation_{name}"]
+        assert same.mean() > 0.995, (name, same.mean())
+    index = recorded["cameras"].tolist().index("fixednear")
+    drawn, seen = np.asarray(image.rgb)[:, index].astype(int), recorded["segmentation_fixednear"] >= 0
+    assert np.abs(drawn - recorded["rgb_fixednear"])[seen].mean() < 3.0  # of 255
+
+
+def text(numbers):
+    return " ".join(f"{number:.6g}" for number in numbers)
