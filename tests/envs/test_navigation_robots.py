@@ -84,7 +84,7 @@ def test_model_counts_what_the_robot_brings(robot):
     mass = {POINT: 0.005188790, CAR: 0.030444985, RACECAR: 2.156071788}  # kg, of the running original
     np.testing.assert_allclose(model.body_mass.sum(), mass[robot], rtol=1e-6)
     cameras = {model.camera(index).name for index in range(model.ncam)}
-    assert cameras == {"vision", "vision_back", "fixednear", "fixedfar", "track"}
+    assert cameras == {"vision", "vision_back", "fixednear", "fixedfar", "track", "top"}
     # a box that falls on the robot touches every named geom, or could: by the bits, and by nothing else
     bits = {model.geom(index).name: model.geom_conaffinity[index] & 1 for index in range(model.ngeom)}
     assert {name for name, meets in bits.items() if meets} == set(robot.geoms)
