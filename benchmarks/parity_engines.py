@@ -31,20 +31,10 @@ from scipy import stats
 from safejax import envs
 from safejax.types import Array, Env, EnvState, Key
 
-HELD = 20  # steps
+POLICIES = {"random": 1, "held": 20}
+"""How many steps an action is kept, which is uniform in [-1, 1]."""
+
 MEASURES = ("return", "cost", "length")
-
-
-def _random(key: Key, step: Array, shape: tuple[int, ...]) -> Array:
-    return jax.random.uniform(jax.random.fold_in(key, step), shape, minval=-1.0, maxval=1.0)
-
-
-def _held(key: Key, step: Array, shape: tuple[int, ...]) -> Array:
-    return _random(key, step // HELD, shape)
-
-
-POLICIES: dict[str, Callable[[Key, Array, tuple[int, ...]], Array]] = {"random": _random, "held": _held}
-"""(key, step [], shape) -> actions of that shape."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     failed = False
     for name in tasks:
         pair = [envs.make(envs.task(name)._replace(episode_length=options.steps), engine) for engine in engines]
-        runs = [jax.jit(_player(env, options.envs, options.steps), static_argnums=0) for env in pair]
+        runs = [jax.jit(_player(env, options.envs, options.steps)) for env in pair]
         for policy in POLICIES:
             result = compare(runs, policy, options, level)
             for env in pair:
@@ -90,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(runs: list[Any], policy: str, options: argparse.Namespace, level: float) -> dict[str, Any]:
     """One line of the output; `runs` are the two engines' players."""
     shared, *own = jax.random.split(jax.random.key(options.seed), 3)
-    seen, again = (run(policy, shared)[0] for run in runs)
+    hold = POLICIES[policy]
+    seen, again = (run(hold, shared)[0] for run in runs)
     gap = np.abs(np.asarray(seen) - np.asarray(again))[: options.exact + 1]
     result: dict[str, Any] = {
         "episodes": options.envs,
@@ -98,7 +89,7 @@ def compare(runs: list[Any], policy: str, options: argparse.Namespace, level: fl
         "first_steps": float(gap.max()),
     }
     broken = [] if gap.max() <= options.tolerance else [f"first_steps {gap.max():.3g} > {options.tolerance:g}"]
-    samples = [run(policy, key)[1] for run, key in zip(runs, own, strict=True)]
+    samples = [run(hold, key)[1] for run, key in zip(runs, own, strict=True)]
     for measure in MEASURES:
         ours, theirs = (np.asarray(sample[measure]) for sample in samples)
         chance = float(stats.ks_2samp(ours, theirs, method="asymp")[1])  # type: ignore[arg-type]
@@ -108,16 +99,17 @@ def compare(runs: list[Any], policy: str, options: argparse.Namespace, level: fl
     return result | {"broken": broken}
 
 
-def _player(env: Env, count: int, length: int) -> Callable[[str, Key], tuple[Array, dict[str, Array]]]:
-    """(policy, key) -> observations [length + 1, count, O], and of each first episode the `MEASURES` [count]."""
+def _player(env: Env, count: int, length: int) -> Callable[[int, Key], tuple[Array, dict[str, Array]]]:
+    """(steps an action is kept, key) -> observations [length + 1, count, O], and each first episode's `MEASURES`."""
 
-    def play(policy: str, key: Key) -> tuple[Array, dict[str, Array]]:
+    def play(hold: int, key: Key) -> tuple[Array, dict[str, Array]]:
         start_key, action_key, step_key = jax.random.split(key, 3)
         start = jax.vmap(env.reset)(jax.random.split(start_key, count))
 
         def step(carry: tuple[EnvState, Array, dict], time: Array) -> tuple[tuple, Array]:
             state, running, sums = carry
-            action = POLICIES[policy](action_key, time, (count, env.action_size))
+            held_key = jax.random.fold_in(action_key, time // hold)
+            action = jax.random.uniform(held_key, (count, env.action_size), minval=-1.0, maxval=1.0)
             keys = jax.random.split(jax.random.fold_in(step_key, time), count)
             state = jax.vmap(env.step)(state, action, keys)
             gained = {"return": state.reward, "cost": state.cost, "length": jnp.ones(count)}
