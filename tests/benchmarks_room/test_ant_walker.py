@@ -35,16 +35,9 @@ def test_all_directions_look_the_same():
 
 
 def test_reward_by_hand():
-    """In the square of 4 m at the origin the way is along x, in its right neighbor along y."""
-    for place, velocity, reward in (
-        ((1.0, 1.0), (1.0, 0.0), 1.5),
-        ((1.0, 1.0), (9.0, -1.0), 2.0 - 0.5 + 0.5),
-        ((5.0, 1.0), (0.0, 1.5), 2.0),
-        ((1.0, 5.0), (-1.0, 0.0), 1.5),
-        ((5.0, 1.0), (1.0, 0.0), -0.5 + 0.5),
-    ):
+    """Speed along x, of at most 2 m/s, less half of that along y, plus 0.5, less the effort of one motor."""
+    for velocity, reward in (((1.0, 0.0), 1.5), ((9.0, -1.0), 2.0), ((-1.0, 0.0), -0.5), ((0.0, 1.5), -0.25)):
         before = np.zeros(15)
-        before[:2] = place
         after = before.copy()
         after[:2] += 0.1 * np.array(velocity)
         views = (ant_walker.View(jnp.asarray(qpos), jnp.zeros(14), *[jnp.zeros(0)] * 3) for qpos in (before, after))
