@@ -9,9 +9,9 @@ Plays every task on the C library and on mjx from the same starts and prints one
 
 Policies: `random`, uniform in [-1, 1] at every step; `held`, drawn once and held for 20 steps, which travels further.
 
-`broken` names what fails: a median difference above `--tolerance` in the first steps, or a p-value below `--level` divided by
-the number of tests made, so that two equal engines fail with at most that probability. Then the exit code is 1.
-Compiling a task for mjx takes a minute and more on a CPU.
+`broken` names what fails: a median difference above `--tolerance` in the first steps, or a p-value below `--level`
+divided by the number of tests made, so that two equal engines fail with at most that probability. Then the exit code
+is 1. Compiling a task for mjx takes a minute and more on a CPU.
 """
 
 from __future__ import annotations
