@@ -27,6 +27,11 @@ rail that must not go fast:
         cost=lambda view: (jnp.abs(view.qvel[..., 0]) > 1.0).astype(jnp.float32),
         control=lambda action: 2.0 * action,
     )
+
+What a task draws beside the physics, such as where its hazards are, is its layout: `initialize` returns
+`Start(qpos, qvel, layout)`, every view holds it as `view.layout`, and `Task.rearrange` changes it, as when a goal was
+reached. `Task.shapes` are drawn where `Task.place_shapes` says; `safejax.envs.pixels` makes observations of pictures,
+`safejax.envs.adapters` leads to brax, gymnasium and MuJoCo Playground, and back.
 """
 
 from __future__ import annotations
