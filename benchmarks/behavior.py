@@ -1,7 +1,6 @@
 """Behaviour data by name: "<maze>-play", "<maze>-diverse", "<task>-medium", "<task>-medium-replay", "<task>-expert".
 
-Maze data come from a waypoint controller, in seconds where it moves a mass; an ant learns to walk first, about ten
-minutes of one core, once for all mazes. Locomotion data come from SAC without costs, as in D4RL (Fu et
+Maze data come from a waypoint controller in seconds. Locomotion data come from SAC without costs, as in D4RL (Fu et
 al. 2020, https://arxiv.org/abs/2004.07219): expert is the last policy, medium the first one that reached a third of
 its return, medium-replay everything that SAC saw until then. Files go to the cache, named by a digest of their recipe.
 """
@@ -15,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ant_walker
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +61,9 @@ def split(name: str) -> tuple[str, str]:
             f"data is {name!r}, expected a file or <task>-<kind> with a kind of {', '.join(KINDS)} and a task of "
             f"{', '.join(envs.names())}"
         )
-    if (kind in ("play", "diverse")) != ("_maze_" in task):
+    if task.startswith("ant_maze"):
+        raise ValueError(f"data is {name!r}, but nothing here walks the ant's mazes; expected point_maze_*, or a file")
+    if (kind in ("play", "diverse")) != task.startswith("point_maze"):
         raise ValueError(f"data is {name!r}, expected play or diverse for a maze, medium or expert for a robot")
     return task, kind
 
@@ -76,11 +76,7 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
         return path
     cache.mkdir(parents=True, exist_ok=True)
     if kind in ("play", "diverse"):
-        ant = task.startswith("ant_maze")
-        drive = ant_walker.drive(ant_walker.train(cache, engine=engine)) if ant else None
-        dataset = training.collect_maze(
-            task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine, drive=drive
-        )
+        dataset = training.collect_maze(task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine)
         write_dsrl(path, dataset, _attributes(task, kind, recipe, engine))
         return path
     for made, dataset in _locomotion(task, cache, recipe, engine).items():
@@ -93,8 +89,6 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
 
 def _attributes(task: str, kind: str, recipe: Recipe, engine: str | None) -> dict[str, Any]:
     learner = {"sac": asdict(SAC)} if kind not in ("play", "diverse") else {}
-    if task.startswith("ant_maze"):
-        learner = {"walker": asdict(ant_walker.Recipe()), "sac": asdict(ant_walker.SAC)}
     return {"task": task, "kind": kind, "engine": engine, "safejax": safejax.__version__, **asdict(recipe), **learner}
 
 

@@ -151,7 +151,6 @@ def test_data_made_here_have_relatives():
         ("point_maze_medium-diverse", "antmaze-medium-diverse", "maze"),
         ("point_maze_medium", "antmaze-medium-play", "maze"),
         ("ant_maze_large", "antmaze-large-play", "maze"),
-        ("ant_maze_large-diverse", "antmaze-large-diverse", "maze"),
         ("hopper_velocity-medium-replay", "hopper-medium-replay", "locomotion"),
         ("humanoid_velocity-medium", "walker2d-medium", "locomotion"),
         ("half_cheetah_velocity-medium", "halfcheetah-medium", "locomotion"),
