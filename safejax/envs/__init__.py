@@ -30,7 +30,8 @@ rail that must not go fast:
 
 What a task draws beside the physics, such as where its hazards are, is its layout: `initialize` returns
 `Start(qpos, qvel, layout)`, every view holds it as `view.layout`, and `Task.rearrange` changes it, as when a goal was
-reached. A task that needs more of the physics names fields of mjData in `Task.reads` and finds them in `view.extras`. `Task.shapes` are drawn where `Task.place_shapes` says; `safejax.envs.pixels` makes observations of pictures,
+reached. A task that needs more of the physics names fields of mjData in `Task.reads` and finds them in `view.extras`.
+`Task.shapes` are drawn where `Task.place_shapes` says; `safejax.envs.pixels` makes observations of pictures, and
 `safejax.envs.adapters` leads to brax, gymnasium and MuJoCo Playground, and back.
 """
 
