@@ -206,6 +206,7 @@ def test_random_drives_are_alike_in_the_mean(name):
         assert abs(values.mean() - mean) <= 3 * np.sqrt(values.var() / count + deviation**2 / 60)
 
 
+@pytest.mark.slow
 def test_engines_agree():
     actions = jax.random.uniform(jax.random.key(1), (15, 2), minval=-1.0)
 

@@ -179,6 +179,7 @@ def test_resets_face_along_the_circle():
     np.testing.assert_allclose(qpos[:, 2], 0.17)
 
 
+@pytest.mark.slow
 def test_engines_agree_on_the_ground_and_in_flight():
     """Also a regression test: mjx finds contacts of spinning cylinders a quarter of a metre above the floor."""
     actions = jnp.concatenate([jnp.zeros((2, 4)), jax.random.uniform(jax.random.key(1), (13, 4), minval=0.2)])

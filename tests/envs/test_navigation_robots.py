@@ -196,6 +196,7 @@ def test_placed_robots_stand_where_they_should(robot):
     np.testing.assert_allclose(robot.observe(views)[-1, :, :3] @ jnp.array([0.0, 0.0, 1.0]), 9.81, atol=0.1)
 
 
+@pytest.mark.slow
 def test_engines_agree_on_the_point():
     """To rounding where the servo does not chatter out of step, else by a part of the way; sensors included."""
     task, count, steps = task_of(POINT), 8, 200

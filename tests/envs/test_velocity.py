@@ -223,6 +223,7 @@ def test_the_environment_costs_speed_and_pays_for_the_step_that_falls():
     engine.check()
 
 
+@pytest.mark.slow
 def test_engines_agree_on_the_hopper():
     """To float32 rounding over 20 steps, in which it falls and lands; for longer only in distribution."""
     key, steps, count = jax.random.key(3), 20, 4

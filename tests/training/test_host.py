@@ -231,7 +231,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", ["on_policy", pytest.param("sac_lag", marks=pytest.mark.slow)])
 def test_there_and_back_an_algorithm_learns_the_same(name):
     """A world with one beginning, so that both ways see the same one: the same actions, rows and learner."""
     world, algorithm = counting(begins=(2,)), LEARNERS[name]()
