@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         part = call and call.params.get(parts.get(item.path.name))
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_other_files() -> Iterator[None]:
+    """Forget compiled programs before a process holds more pieces of memory than Linux allows, and XLA crashes."""
+    yield
+    maps, allowed = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if maps.exists() and len(maps.read_text().splitlines()) > int(allowed.read_text()) // 3:
+        import jax
+
+        jax.clear_caches()
