@@ -171,7 +171,7 @@ def family(data: str) -> str:
     name = _name(data)
     if re.match("point_maze|ant_?maze", name):
         return "maze"
-    return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant|humanoid)([-_]|$)", name) else "other"
+    return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant(?!_run|_circle)|humanoid)([-_]|$)", name) else "other"
 
 
 def setting(method: str, data: str, preset: str) -> Setting:
