@@ -171,7 +171,8 @@ def family(data: str) -> str:
     name = _name(data)
     if re.match("point_maze|ant_?maze", name):
         return "maze"
-    return "locomotion" if re.match("(hopper|half_?cheetah|walker2d|ant(?!_run|_circle)|humanoid)([-_]|$)", name) else "other"
+    robots = "hopper|half_?cheetah|walker2d|ant(?!_run|_circle)|humanoid"  # Bullet's ant is another
+    return "locomotion" if re.match(f"({robots})([-_]|$)", name) else "other"
 
 
 def setting(method: str, data: str, preset: str) -> Setting:
