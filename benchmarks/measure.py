@@ -170,25 +170,34 @@ def environment(name: str, engine: str, env_count: int, *, windows: int, seconds
     return times | {"first_call_s": sum(times.values()) + first} | measured
 
 
-def host(name: str, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:
-    """Steps per second of the C library's batch on its own: the ceiling of the engine "mujoco"."""
+def raw(name: str, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:
+    """Steps per second of `mujoco.batch` alone, the ceiling of the engine "mujoco".
+
+    The same model, substeps and sensors under random controls, from the task's first states; without the task's forces
+    and resets, and with nothing that the layout moves.
+    """
+    from mujoco.batch import Batch
+
     from safejax.envs.engines.mujoco import Host
 
     task = envs.task(name)
-    engine = Host(task, core_count())
-    starts = jax.vmap(task.initialize)(jax.random.split(jax.random.key(0), env_count))
-    rows, _ = engine.start(np.ones(env_count, bool), *map(np.asarray, starts))
-    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (64, env_count, task.action_size))
+    host = Host(task, core_count())
+    batch = Batch(host.model, env_count, nthread=max(1, min(core_count(), env_count // 4)))
+    start = jax.vmap(task.initialize)(jax.random.split(jax.random.key(0), env_count))
+    batch.bind("qpos")[...], batch.bind("qvel")[...] = start[0], start[1]
+    ctrl, first_state = batch.bind("ctrl"), batch.state.copy()
+    controls = np.random.default_rng(0).uniform(-1.0, 1.0, (64, *ctrl.shape))
 
     def play(length: int) -> None:
-        nonlocal rows
         for index in range(length):
-            rows, _ = engine.step(rows, actions[index % len(actions)])
+            if index % task.episode_length == 0:
+                batch.state[...] = first_state
+            ctrl[...] = controls[index % len(controls)]
+            batch.step(nstep=task.substeps, stage=host.stage)
 
     first = timed(lambda: play(1))
     length = fit(play, seconds)
     measured = rates(lambda: play(length), env_count * length, windows=windows, seconds=seconds)
-    engine.check()
     return {"first_call_s": first} | measured
 
 

@@ -6,7 +6,7 @@ measures this machine's float32 GEMM rate, its bound on a CPU. `taskset -c 0 pyt
 
 Any method of safejax.algorithms can be named, and align_iql_hard. ppo_lag counts minibatches, by default of
 OmniSafe's sizes; marvel is its alignment phase; methods that learn from windows get --batch transitions of them; no
-method has its safe form. The engine "host" is the C library's batch alone, without JAX and resets.
+method has its safe form. The engine "raw" is `mujoco.batch` alone, without safejax.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from safejax.training import train_offline
 METHODS = (*MODULES, *measure.VARIANTS)
 USUAL = ("bc", "iql", "cpq", "sac_lag", "marvel", "ppo_lag")
 WHAT = ("updates", "environments", "gemm")
-ENGINES = ("mujoco", "mjx", "host")
+ENGINES = ("mujoco", "mjx", "raw")
 OFF_POLICY = {"hidden": (256, 256), "batch": 256, "observation": 17, "action": 6}  # D4RL-like
 PPO_LAG = {"hidden": (64, 64), "batch": 64, "observation": 60, "action": 2}  # OmniSafe on SafetyPointGoal1
 DIFFUSION = OFF_POLICY | {"hidden": (256, 256, 256)}  # the authors'
@@ -232,8 +232,8 @@ def measure_one(spec: Spec) -> Record:
         measured = measure_updates(spec, pace)
     elif spec["what"] == "gemm":
         measured = measure.gemm(*spec["shape"], **pace)
-    elif spec["engine"] == "host":
-        measured = measure.host(spec["name"], spec["environments"], **pace)
+    elif spec["engine"] == "raw":
+        measured = measure.raw(spec["name"], spec["environments"], **pace)
     else:
         measured = measure.environment(spec["name"], spec["engine"], spec["environments"], **pace)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

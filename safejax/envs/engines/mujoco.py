@@ -59,14 +59,14 @@ def make_engine(task: Task, thread_count: int | None = None) -> Engine:
         specs = (row_spec, seen_spec)
         return Physics(*jax.pure_callback(function, specs, *arguments, vmap_method="broadcast_all"))
 
+    def crossing(layout: ArrayTree) -> ArrayTree:
+        return () if task.mocap is None else layout  # nothing else on the host reads it
+
     def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
-        return call(host.start, needed, qpos, qvel, _crossing(layout))
+        return call(host.start, needed, qpos, qvel, crossing(layout))
 
     def step(physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
-        return call(host.step, physics.rows, action, _crossing(layout))
-
-    def _crossing(layout: ArrayTree) -> ArrayTree:
-        return () if task.mocap is None else layout  # nothing else on the host reads it
+        return call(host.step, physics.rows, action, crossing(layout))
 
     def view(physics: Physics) -> View:
         return split_view(physics.seen, host.view_shapes)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.envs.tasks.base import View
+from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, Key
 
 GOAL_RADIUS = 0.5  # m
@@ -96,16 +96,21 @@ def place_in(maze: Maze, cells: Any) -> Callable[[Key], Array]:
     return draw
 
 
-class Rules(NamedTuple):
-    """A task's functions, of a robot whose place is qpos[..., :2]."""
-
-    reward: Callable[[View, View, Array], Array]
-    cost: Callable[[View], Array]
-    terminated: Callable[[View], Array]
+def observe(view: View) -> Array:
+    """[..., nq + nv]: qpos and qvel."""
+    return jnp.concatenate([view.qpos, view.qvel], axis=-1)
 
 
-def rules(maze: Maze) -> Rules:
-    """What pays, costs and ends in `maze`."""
+def maze_task(
+    name: str,
+    maze: Maze,
+    initialize: Callable[[Key], tuple[Array, Array]],
+    *,
+    substeps: int,
+    observation_size: int,
+    action_size: int,
+) -> Task:
+    """The task `name` of a robot whose place is qpos[..., :2] and that sees its own qpos and qvel, in `maze`."""
     (goal,) = centers(maze, cells(maze, "G"))
     marked = centers(maze, cells(maze, "!"))
 
@@ -120,4 +125,18 @@ def rules(maze: Maze) -> Rules:
         offset = jnp.abs(view.qpos[..., None, :2] - marked)  # [..., K, 2]
         return jnp.any(jnp.max(offset, axis=-1) < maze.cell_size / 2, axis=-1).astype(jnp.float32)
 
-    return Rules(reward, cost, terminated)
+    return Task(
+        name=name,
+        model=f"{name}.xml",
+        substeps=substeps,
+        episode_length=maze.episode_length,
+        observation_size=observation_size,
+        action_size=action_size,
+        initialize=initialize,
+        observe=observe,
+        reward=reward,
+        cost=cost,
+        terminated=terminated,
+        control=lambda action: action,
+        cost_limits=maze.cost_limits,
+    )

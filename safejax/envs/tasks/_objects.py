@@ -165,7 +165,7 @@ def free_poses(layout: ArrayTree, yaws: Array, groups: Sequence[Group]) -> Array
 def placed_bodies(layout: Any, time: Any, groups: Sequence[Group]) -> Any:
     """Poses [..., bodies, 7] of the bodies that the layout places; array API. `Task.mocap`.
 
-    Gremlins are in phase: about its first place, each is at TRAVEL (sin t, cos t).
+    Gremlins go round in phase: each is TRAVEL (sin t, cos t) away from its place in the layout.
     """
     xp = time.__array_namespace__()
     parts = []

@@ -28,8 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safejax.envs.tasks._maze import DRAWINGS, Maze, cells, place_in, rules
-from safejax.envs.tasks.base import Task, View
+from safejax.envs.tasks._maze import DRAWINGS, Maze, cells, maze_task, place_in
 from safejax.types import Array, Key
 
 CELL = 4.0  # m
@@ -58,28 +57,7 @@ def start_in(maze: Maze, cells: Any) -> Callable[[Key], tuple[Array, Array]]:
     return initialize
 
 
-def observe(view: View) -> Array:
-    """[..., 29], see the module's first lines."""
-    return jnp.concatenate([view.qpos, view.qvel], axis=-1)
-
-
-def _task(name: str, maze: Maze) -> Task:
-    reward, cost, terminated = rules(maze)
-    return Task(
-        name=name,
-        model=f"{name}.xml",
-        substeps=10,
-        episode_length=maze.episode_length,
-        observation_size=29,
-        action_size=8,
-        initialize=start_in(maze, cells(maze, "S")),
-        observe=observe,
-        reward=reward,
-        cost=cost,
-        terminated=terminated,
-        control=lambda action: action,
-        cost_limits=maze.cost_limits,
-    )
-
-
-TASKS = tuple(_task(name, maze) for name, maze in MAZES.items())
+TASKS = tuple(
+    maze_task(name, maze, start_in(maze, cells(maze, "S")), substeps=10, observation_size=29, action_size=8)
+    for name, maze in MAZES.items()
+)

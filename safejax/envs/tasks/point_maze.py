@@ -23,8 +23,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from safejax.envs.tasks._maze import DRAWINGS, Maze, cells, place_in, rules
-from safejax.envs.tasks.base import Task, View
+from safejax.envs.tasks._maze import DRAWINGS, Maze, cells, maze_task, place_in
 from safejax.types import Array, Key
 
 MAZES = {
@@ -41,28 +40,7 @@ def start_in(maze: Maze, cells: Any) -> Callable[[Key], tuple[Array, Array]]:
     return lambda key: (place(key), jnp.zeros(2, jnp.float32))
 
 
-def observe(view: View) -> Array:
-    """[..., 4], see the module's first lines."""
-    return jnp.concatenate([view.qpos, view.qvel], axis=-1)
-
-
-def _task(name: str, maze: Maze) -> Task:
-    reward, cost, terminated = rules(maze)
-    return Task(
-        name=name,
-        model=f"{name}.xml",
-        substeps=5,
-        episode_length=maze.episode_length,
-        observation_size=4,
-        action_size=2,
-        initialize=start_in(maze, cells(maze, "S")),
-        observe=observe,
-        reward=reward,
-        cost=cost,
-        terminated=terminated,
-        control=lambda action: action,
-        cost_limits=maze.cost_limits,
-    )
-
-
-TASKS = tuple(_task(name, maze) for name, maze in MAZES.items())
+TASKS = tuple(
+    maze_task(name, maze, start_in(maze, cells(maze, "S")), substeps=5, observation_size=4, action_size=2)
+    for name, maze in MAZES.items()
+)
