@@ -70,13 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     results: dict[str, Any] = {"task": options.task, **vars(options), "budget": vars(budget)}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])  # [seeds, 2]
-        results[name] = {
-            quantity: {
-                "mean": float(column.mean()),
-                "half_interval": float(interval(column)[1]) if len(rows) > 1 else None,
-            }
-            for quantity, column in zip(("return", "cost"), values.T, strict=True)
-        }
+        quantities = zip(("return", "cost"), values.T, strict=True)
+        results[name] = {quantity: summary(column) for quantity, column in quantities}
     versions = measure.machine()
     print(json.dumps(results | {"seconds": round(time.perf_counter() - begun), "machine": versions}))
 
