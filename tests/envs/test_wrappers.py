@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safejax import envs
 from safejax.envs.engines.base import Engine
 from safejax.envs.tasks import Task, View
 from safejax.envs.wrappers import build
@@ -83,3 +84,10 @@ def test_tasks_see_the_action_as_given_and_engines_a_fresh_state_only_where_need
     states = run([3.0])
     np.testing.assert_allclose(states[1].reward, 31, rtol=1e-6)  # moved 1, and 10 times the unclipped 3
     assert float(states[1].observation[0]) > 0  # not the -1 of an unneeded start
+
+
+def test_tasks_start_from_keys_of_either_kind():
+    """Others' code, such as brax's, still passes keys as uint32[2]."""
+    for name in ("ball_circle", "hopper_velocity", "point_maze_umaze", "ant_maze_umaze", "point_goal1"):
+        initialize = envs.task(name).initialize
+        assert jax.eval_shape(initialize, jax.random.PRNGKey(0)) == jax.eval_shape(initialize, jax.random.key(0))

@@ -64,7 +64,7 @@ def place(key: Key, distances: Distances, population: int = POPULATION) -> Array
             places = jnp.where(alive[:, None, None], places, places[chosen])
             return (places, jnp.broadcast_to(jnp.any(alive), alive.shape)), None
 
-        keys = jnp.stack(keys).reshape(2, count)
+        keys = jnp.stack(keys).reshape(2, count, *key.shape)  # a key of the old kind has a shape
         start = jnp.zeros((population, count, 2)), jnp.ones(population, bool)
         (places, alive), _ = jax.lax.scan(grow, start, (jnp.arange(count), *keys))
         return alive[0], key, places[0]
