@@ -45,7 +45,7 @@ class PixelEncoder(nn.Module):
     @nn.compact
     def __call__(self, observation: ArrayTree) -> Array:
         pixels, *state = _parts(observation)
-        _check_sides(pixels.shape, len(self.channels))
+        check_sides(pixels.shape, len(self.channels))
         hidden = pixels.astype(jnp.float32) / 255.0 - 0.5
         for size in self.channels:
             hidden = nn.Conv(size, 2 * (self.kernel_size,), strides=2, kernel_init=_CONVOLUTION_INIT)(hidden)
@@ -67,7 +67,7 @@ def _parts(observation: ArrayTree) -> tuple[Array, ...]:
     return (pixels, named["state"]) if "state" in named else (pixels,)
 
 
-def _check_sides(shape: tuple[int, ...], convolutions: int) -> None:
+def check_sides(shape: tuple[int, ...], convolutions: int) -> None:
     height, width, _ = shape[-3:]
     if height % 2**convolutions or width % 2**convolutions:
         raise ValueError(
