@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,12 @@ def train_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
 
 
 def adam(
-    learning_rate: float | Array, *, decay_steps: int = 0, weight_decay: float = 0.0, clip_norm: float = 0.0
+    learning_rate: float | Array,
+    *,
+    decay_steps: int = 0,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Adam with the three additions that offline methods use; 0 leaves each out.
 
@@ -27,9 +33,11 @@ def adam(
       decay_steps: updates over which a cosine takes the learning rate to 0.
       weight_decay: decoupled (AdamW).
       clip_norm: bound on the gradient's global norm.
+      epsilon: Adam's, beside the root of the second moment.
     """
     rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
-    optimizer = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
+    adamw = functools.partial(optax.adamw, weight_decay=weight_decay)
+    optimizer = (adamw if weight_decay else optax.adam)(rate, eps=epsilon)
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 

@@ -80,7 +80,7 @@ class BatchSpec(NamedTuple):
     """What an algorithm's `update` eats; training loops choose the sampler from it."""
 
     kind: str  # "fresh", "uniform", "mixed" or "sequence"
-    offline_fraction: float = 0.0  # share of each "mixed" batch drawn from the offline data set
+    offline_fraction: float = 0.0  # share of each "mixed" or "sequence" batch drawn from the offline data set
     length: int = 1  # steps of each row of a "sequence" batch
 
     @classmethod
@@ -100,10 +100,19 @@ class BatchSpec(NamedTuple):
         return cls("mixed", offline_fraction=offline_fraction)
 
     @classmethod
-    def sequence(cls, length: int) -> BatchSpec:
-        """Windows [B, T = length] of consecutive transitions; they may span episode ends (see `last`)."""
+    def sequence(cls, length: int, offline_fraction: float = 0.0) -> BatchSpec:
+        """Windows [B, T = length] of consecutive transitions; they may span episode ends (see `last`).
+
+        Online, round(B * offline_fraction) of the windows come from the offline data set, first.
+        """
         check_range("length", length, 1)
-        return cls("sequence", length=length)
+        check_range("offline_fraction", offline_fraction, 0.0, 1.0)
+        return cls("sequence", offline_fraction, length)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether online batches need the offline data set."""
+        return self.kind == "mixed" or self.offline_fraction > 0.0
 
 
 class Algorithm(NamedTuple):

@@ -68,7 +68,7 @@ def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> R
 
 
 def mix(offline: Transition, online: Transition) -> Transition:
-    """One batch [B1 + B2] of offline transitions [B1], first, and online transitions [B2].
+    """One batch [B1 + B2] of offline transitions [B1], first, and online transitions [B2], or of windows [B1, T].
 
     It keeps the extras that both carry: what the acting policy noted of its own steps, no data set can have.
 

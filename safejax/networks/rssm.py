@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from safejax.networks.heads import DENSE_INIT, DenseNormAct
 from safejax.types import Array, Key
 
-DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")
 UPDATE_BIAS = -1.0  # of the GRU's gate: a fresh memory keeps sigmoid(1) = .73 of what it holds
 
 
@@ -34,18 +34,6 @@ class Latent(NamedTuple):
     def features(self) -> Array:
         """[..., H + G K], what heads, actors and critics read."""
         return jnp.concatenate([self.memory, self.code.reshape(*self.code.shape[:-2], -1)], axis=-1)
-
-
-class DenseNormAct(nn.Module):
-    """Dense, LayerNorm, SiLU."""
-
-    size: int
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        hidden = nn.Dense(self.size, use_bias=False, kernel_init=DENSE_INIT, dtype=self.dtype)(inputs)
-        return nn.silu(nn.LayerNorm(epsilon=1e-3, dtype=self.dtype)(hidden))
 
 
 class RSSM(nn.Module):
@@ -78,8 +66,7 @@ class RSSM(nn.Module):
     def initial(self, leading: tuple[int, ...]) -> Latent:
         """The state before anything was seen: a learned memory, and the prior's likeliest code."""
         memory = jnp.broadcast_to(jnp.tanh(self.first_memory), (*leading, self.memory_size))
-        logits = self.prior(memory)
-        return Latent(memory, jax.nn.one_hot(jnp.argmax(logits, axis=-1), self.classes), logits)
+        return draw(memory, self.prior(memory), None)
 
     def remember(self, latent: Latent, action: Array) -> Array:
         """[..., H] memory after `action` [..., A], which is shrunk to a largest entry of 1 where it is beyond."""
@@ -107,8 +94,12 @@ class RSSM(nn.Module):
         return jnp.log((1.0 - share) * jax.nn.softmax(logits) + share / self.classes)
 
 
-def draw(memory: Array, logits: Array, key: Key) -> Latent:
-    """A `Latent` with a code drawn from `logits` [..., G, K]; gradients pass to the probabilities, straight through."""
+def draw(memory: Array, logits: Array, key: Key | None) -> Latent:
+    """A `Latent` with a code drawn from `logits` [..., G, K]; gradients pass to the probabilities, straight through.
+
+    Without a key it is the likeliest code.
+    """
     probability = jax.nn.softmax(logits)
-    hot = jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1])
+    index = jnp.argmax(logits, axis=-1) if key is None else jax.random.categorical(key, logits)
+    hot = jax.nn.one_hot(index, logits.shape[-1])
     return Latent(memory, jax.lax.stop_gradient(hot - probability) + probability, logits)

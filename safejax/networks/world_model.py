@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,10 +21,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from safejax.networks.encoders import check_sides
-from safejax.networks.rssm import DENSE_INIT, RSSM, DenseNormAct, Latent, draw
-from safejax.types import Array, ArrayTree, Key, Params, check_choice
+from safejax.networks.heads import DENSE_INIT, DenseNormAct, Head
+from safejax.networks.rssm import RSSM, Latent, draw
+from safejax.types import Array, ArrayTree, Key, Network, Params, check_choice
 
-READERS = ("decoder", "reward", "cost", "going_on")  # parts that see features alone
+READERS = ("reward", "cost", "going_on")  # parts that see features alone
 SMALLEST = 4  # side of the picture, in pixels, at which the convolutions end
 
 
@@ -54,20 +56,22 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features [..., F] -> what the observation was: pixels nominally in [0, 1], the vector's symlog."""
+    """Features [..., F] -> what the observation was: pixels nominally in [0, 1], the vector's symlog.
 
-    pixels: tuple[int, ...] | None  # H, W, C
-    vector: int | None  # O
+    Of the observation given, whose leading axes may be others, the shapes alone are used.
+    """
+
     depth: int = 32
     hidden_size: int = 512
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, features: Array) -> dict[str, Array]:
+    def __call__(self, features: Array, observation: ArrayTree) -> dict[str, Array]:
+        pixels, vector = parts(observation)
         decoded = {}
-        if self.pixels is not None:
-            height, width, channels = self.pixels
-            stages = stage_count(self.pixels)
+        if pixels is not None:
+            height, width, channels = pixels.shape[-3:]
+            stages = stage_count(pixels.shape)
             sides, first = (height // 2**stages, width // 2**stages), self.depth * 2 ** (stages - 1)
             hidden = nn.Dense(math.prod(sides) * first, kernel_init=DENSE_INIT, dtype=self.dtype)(features)
             hidden = hidden.reshape(*features.shape[:-1], *sides, first)
@@ -78,30 +82,10 @@ class Decoder(nn.Module):
                 if stage:
                     hidden = nn.silu(nn.LayerNorm(epsilon=1e-3, dtype=self.dtype)(hidden))
             decoded["pixels"] = hidden.astype(jnp.float32) + 0.5
-        if self.vector is not None:
-            decoded["state"] = Head(self.vector, self.hidden_size, dtype=self.dtype)(features)
+        if vector is not None:
+            hidden_sizes = 2 * (self.hidden_size,)
+            decoded["state"] = Head(vector.shape[-1], hidden_sizes, dtype=self.dtype)(features)
         return decoded
-
-
-class Head(nn.Module):
-    """Inputs [..., I_k], side by side -> [..., output_size]: two layers with normalisation, then a linear one.
-
-    `zero` starts the last layer at 0, so that a two-hot head first says exactly 0 everywhere.
-    """
-
-    output_size: int
-    hidden_size: int = 512
-    layers: int = 2
-    zero: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, *inputs: Array) -> Array:
-        hidden = jnp.concatenate(inputs, axis=-1)
-        for _ in range(self.layers):
-            hidden = DenseNormAct(self.hidden_size, self.dtype)(hidden)
-        kernel_init = nn.initializers.zeros if self.zero else DENSE_INIT
-        return nn.Dense(self.output_size, kernel_init=kernel_init)(hidden.astype(jnp.float32))
 
 
 class Seen(NamedTuple):
@@ -119,20 +103,21 @@ class WorldModel:
     At the first row the memory is a learned vector; DreamerV3 makes one step of the GRU from it.
     """
 
-    encoder: nn.Module
+    encoder: Network  # observation -> embedding
     core: RSSM
-    decoder: nn.Module
+    decoder: nn.Module  # features, observation of the shapes wanted -> what the observation was
     reward: nn.Module  # features -> two-hot logits of the reward on arrival
     cost: nn.Module  # features -> two-hot logits of the cost on arrival
     going_on: nn.Module  # features -> logit [..., 1] that the episode goes on after arrival
 
     def init(self, key: Key, observation: ArrayTree, action: Array) -> Params:
         """Parameters of every part, from one observation and one action of any leading shape."""
-        encoder_key, core_key, *keys = jax.random.split(key, 2 + len(READERS))
+        encoder_key, core_key, decoder_key, *keys = jax.random.split(key, 3 + len(READERS))
         params = {"encoder": self.encoder.init(encoder_key, observation)}
         embedding = self.encoder.apply(params["encoder"], observation)
         params["core"] = self.core.init(core_key, embedding, action)
         features = self._core(params, "__call__", embedding, action).features
+        params["decoder"] = self.decoder.init(decoder_key, features, observation)
         return params | {name: getattr(self, name).init(key, features) for name, key in zip(READERS, keys, strict=True)}
 
     def initial(self, params: Params, leading: tuple[int, ...]) -> Latent:
@@ -173,23 +158,27 @@ class WorldModel:
         )
         return Seen(state, prior, arrival)
 
-    def filter(self, params: Params, before: Latent, action: Array, observation: ArrayTree, key: Key) -> Latent:
-        """The state [B] after `action` [B, A] was made in `before` and `observation` seen: for acting."""
-        return self.correct(params, self._core(params, "remember", before, action), observation, key)
+    def remember(self, params: Params, before: Latent, action: Array) -> Array:
+        """Memory [..., H] after `action` [..., A] was made in `before`."""
+        return self._core(params, "remember", before, action)
 
-    def correct(self, params: Params, memory: Array, observation: ArrayTree, key: Key) -> Latent:
-        """The state with this memory [..., H] once `observation` is seen."""
+    def correct(self, params: Params, memory: Array, observation: ArrayTree, key: Key | None) -> Latent:
+        """The state with this memory [..., H] once `observation` is seen; the likeliest one without a key."""
         embedding = self.encoder.apply(params["encoder"], observation)
         return draw(memory, self._core(params, "posterior", memory, embedding), key)
 
     def imagine(self, params: Params, latent: Latent, action: Array, key: Key) -> Latent:
         """The state after `action` [..., A], as the prior has it."""
-        memory = self._core(params, "remember", latent, action)
+        memory = self.remember(params, latent, action)
         return draw(memory, self._core(params, "prior", memory), key)
 
-    def read(self, params: Params, name: str, features: Array) -> Any:
-        """What the head or decoder `name` says of features [..., F]."""
+    def read(self, params: Params, name: str, features: Array) -> Array:
+        """What the head `name` says of features [..., F]."""
         return getattr(self, name).apply(params[name], features)
+
+    def decode(self, params: Params, features: Array, observation: ArrayTree) -> dict[str, Array]:
+        """What was seen at features [..., F], in the shapes of `observation`, which may have other leading axes."""
+        return self.decoder.apply(params["decoder"], features, observation)
 
     def _core(self, params: Params, method: str, *inputs: Any) -> Any:
         return self.core.apply(params["core"], *inputs, method=method)
@@ -244,33 +233,28 @@ SIZES = {
 """By name; "paper" is that of SafeDreamer's and FOSP's vision configurations."""
 
 
-def world_model(size: str | Size, observation: ArrayTree, *, bins: int, dtype: str = "float32") -> WorldModel:
-    """A model of worlds that show such observations.
+def world_model(
+    size: str | Sequence[int], *, bins: int, dtype: str = "float32", encoder: Network | None = None
+) -> WorldModel:
+    """A model of worlds; what their observations are, `init` sees.
 
     Args:
-      size: a name in `SIZES`, or numbers.
-      observation: arrays or `jax.ShapeDtypeStruct` without leading axes.
+      size: a name in `SIZES`, or the numbers of a `Size`.
       bins: of the two-hot heads.
       dtype: that layers compute in; "bfloat16" on accelerators. Parameters and distributions stay float32.
+      encoder: of observations, if not `Encoder`.
 
     Raises:
-      ValueError: an unknown size, or an observation that the encoder cannot take; one line.
+      ValueError: an unknown size; from `init`, an observation that the encoder cannot take; one line.
     """
     if isinstance(size, str):
         check_choice("size", size, SIZES)
-        size = SIZES[size]
-    pixels, vector = parts(observation)
-    head = functools.partial(Head, hidden_size=size.hidden_size, dtype=dtype)
+    size = SIZES[size] if isinstance(size, str) else Size(*size)
+    head = functools.partial(Head, hidden_sizes=2 * (size.hidden_size,), dtype=dtype)
     return WorldModel(
-        encoder=Encoder(size.depth, size.hidden_size, dtype),
+        encoder=Encoder(size.depth, size.hidden_size, dtype) if encoder is None else encoder,
         core=RSSM(size.memory_size, size.groups, size.classes, size.hidden_size, dtype=dtype),
-        decoder=Decoder(
-            None if pixels is None else tuple(pixels.shape),
-            None if vector is None else vector.shape[-1],
-            size.depth,
-            size.hidden_size,
-            dtype,
-        ),
+        decoder=Decoder(size.depth, size.hidden_size, dtype),
         reward=head(bins, zero=True),
         cost=head(bins),
         going_on=head(1),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safejax.data.dataset import Dataset, sample
+from safejax.data.dataset import Dataset, sample, sample_sequences
 from safejax.data.replay import Replay, make_replay, mix
 from safejax.training.rollout import Actors, decide, rollout, start
 from safejax.types import (
@@ -132,7 +132,7 @@ def train_iteration(
     With `updates_per_iteration=0` it is a warm-up: it fills the replay and ticks no multiplier.
 
     Args:
-      algorithm: its `batch` says what `update` eats; "mixed" draws part of each batch from `dataset`.
+      algorithm: its `batch` says what `update` eats, and which share of each batch is drawn from `dataset`.
       env: unbatched; B comes from `state`.
       state: from `init_online`.
       key: one for the whole run.
@@ -140,14 +140,14 @@ def train_iteration(
       updates_per_iteration: gradient steps; on-policy methods take one update, on the rollout.
       batch_size: rows of each batch.
       replay: from `replay_for`.
-      dataset: offline data for "mixed" batches.
+      dataset: offline data for batches that mix it in.
       place: applied to every batch, e.g. a `jax.sharding.reshard` over devices.
 
     Returns:
       The state, metrics stacked [updates] (fresh: [1]), episode statistics [T, B] and the transitions [B, T].
 
     Raises:
-      ValueError: if a "mixed" method gets no data set.
+      ValueError: if a method that mixes offline data in gets no data set.
     """
     env_key = jax.random.fold_in(key, ENVIRONMENT)
     actors, transitions, episodes = rollout(
@@ -185,10 +185,10 @@ def learn(
     """The half of `train_iteration` after its rollout: add `transitions` [B, T], adapt once, update.
 
     Raises:
-      ValueError: if a "mixed" method gets no data set.
+      ValueError: if a method that mixes offline data in gets no data set.
     """
     spec = algorithm.batch
-    if spec.kind == "mixed" and dataset is None and updates_per_iteration:
+    if spec.mixes and dataset is None and updates_per_iteration:
         raise ValueError(f"offline_fraction is {spec.offline_fraction}, expected a dataset= to draw from")
     learner, replay_state, metrics = state.learner, state.replay, {}
     if replay is not None:
@@ -218,8 +218,11 @@ def _draw(
     key: Key,
     batch_size: int,
 ) -> Transition:
-    if dataset is None or spec.kind != "mixed":
+    if dataset is None or not spec.mixes:
         return replay.sample(replay_state, key, batch_size)
-    offline_size = round(batch_size * spec.offline_fraction)
-    offline = sample(dataset, jax.random.fold_in(key, _OFFLINE), offline_size)
+    offline_size, offline_key = round(batch_size * spec.offline_fraction), jax.random.fold_in(key, _OFFLINE)
+    if spec.kind == "sequence":
+        offline = sample_sequences(dataset, offline_key, offline_size, spec.length)
+    else:
+        offline = sample(dataset, offline_key, offline_size)
     return mix(offline, replay.sample(replay_state, key, batch_size - offline_size))

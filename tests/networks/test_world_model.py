@@ -22,8 +22,7 @@ def observations(key, leading=(B, T)):
     }
 
 
-ONE = jax.tree.map(lambda leaf: leaf[0, 0], observations(jax.random.key(0)))
-MODEL = world_model(SIZE, ONE, bins=9)
+MODEL = world_model(SIZE, bins=9)
 ACTION = jax.random.uniform(jax.random.key(1), (B, T, 2), minval=-1.0)
 SEEN = observations(jax.random.key(2))
 OPEN = jnp.zeros((B, T)).at[:, -1].set(1)
@@ -46,7 +45,7 @@ def test_shapes(params, observe):
     assert seen.prior.shape == (B, T, 3, 4)
     features = seen.state.features
     assert features.shape == (B, T, 6 + 12)
-    decoded = MODEL.read(params, "decoder", features)
+    decoded = MODEL.decode(params, features, SEEN)
     assert (decoded["pixels"].shape, decoded["state"].shape) == (SEEN["pixels"].shape, SEEN["state"].shape)
     assert MODEL.read(params, "going_on", features).shape == (B, T, 1)
     np.testing.assert_array_equal(MODEL.read(params, "reward", features), np.zeros((B, T, 9)))
@@ -124,7 +123,8 @@ def test_acting_step_by_step_has_the_memory_of_the_sequence(params, observe):
     for t in range(T - 1):
         before = jax.tree.map(lambda leaf, t=t: leaf[:, t], seen.state)
         now = jax.tree.map(lambda leaf, t=t: leaf[:, t + 1], SEEN)
-        latent = MODEL.filter(params, before, ACTION[:, t], now, jax.random.key(t))
+        memory = MODEL.remember(params, before, ACTION[:, t])
+        latent = MODEL.correct(params, memory, now, jax.random.key(t))
         np.testing.assert_allclose(latent.memory, seen.state.memory[:, t + 1], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(latent.logits, seen.state.logits[:, t + 1], rtol=1e-4, atol=1e-5)
         imagined = MODEL.imagine(params, before, ACTION[:, t], jax.random.key(t))
@@ -144,15 +144,15 @@ def test_sides_that_cannot_be_halved_are_refused(side):
 
 def test_other_observations_are_refused():
     wrong = {"pixels": jnp.zeros((8, 8, 3))}
-    with pytest.raises(ValueError, match=r"^observation is .*float32\[8, 8, 3\].*expected[^\n]*$"):
-        world_model("tiny", wrong, bins=9)
+    with pytest.raises(ValueError, match=r"^observation is .*float32\[8, 8, 3\].*expected"):
+        MODEL.init(jax.random.key(0), wrong, ACTION[0, 0])
     with pytest.raises(ValueError, match=r"^size is 'huge', expected one of paper, small, tiny$"):
-        world_model("huge", ONE, bins=9)
+        world_model("huge", bins=9)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_presets_trace_and_layers_of_half_precision_keep_float32_states(size):
-    model = world_model(size, {"pixels": jnp.zeros((64, 64, 6), jnp.uint8)}, bins=255, dtype="bfloat16")
+    model = world_model(size, bins=255, dtype="bfloat16")
     spec = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     pixels = {"pixels": jax.ShapeDtypeStruct((3, 4, 64, 64, 6), jnp.uint8)}
     key = jax.eval_shape(lambda: jax.random.key(0))
