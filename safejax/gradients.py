@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import optax
 from jax.custom_batching import custom_vmap
 
-from safejax.types import Array, ArrayTree, Metrics, Params, TrainState
+from safejax.types import Array, ArrayTree, Params, TrainState
+
+Aux = TypeVar("Aux")
 
 
 def train_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -42,14 +44,14 @@ def adam(
 
 
 def gradient_step(
-    loss: Callable[[Params], tuple[Array, Metrics]],
+    loss: Callable[[Params], tuple[Array, Aux]],
     state: TrainState,
     optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, Aux]:
     """Move `state` one optimiser step down `loss`.
 
     Args:
-      loss: parameters -> ([] loss, metrics); the mean over the batch is taken inside it.
+      loss: parameters -> ([] loss, metrics, or whatever else it found); the mean over the batch is taken inside it.
       state: parameters and the state of `optimizer`.
       optimizer: an optax transformation; rebuilding it at every trace is free.
 

@@ -4,7 +4,7 @@ To add one: copy `bc.py`; name its parts in Networks and State; write `update` f
 add a line to `MODULES`. Module-level functions are the API, `make` binds them, jit belongs to the caller.
 
 Any of them learns from pixels: `make(networks=default_networks(action_size, encoder=PixelEncoder()))` puts an encoder,
-that of `safejax.networks` or another, in front of every network.
+that of `safejax.networks` or another, in front of every network. Methods with a world model have one of their own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MODULES = {
     "extraction": "safejax.algorithms.extraction",
     "pex": "safejax.algorithms.pex",
     "marvel": "safejax.algorithms.marvel",
+    "safe_dreamer": "safejax.algorithms.safe_dreamer",
+    "fosp": "safejax.algorithms.fosp",
 }
 """The one table from a method's name to its module."""
 

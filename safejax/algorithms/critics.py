@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from safejax.gradients import gradient_step
 from safejax.losses.value import squared_error
 from safejax.networks import given
-from safejax.types import Array, ArrayTree, Metrics, Network, Params, TrainState, Transition
+from safejax.types import Array, ArrayTree, Key, Metrics, Network, Params, TrainState, Transition
 
 
 def fit(
@@ -51,3 +51,17 @@ def candidate_values(
     """Values [B] of actions [B, A], or [K, B] of candidates [K, B, A], reduced over the ensemble."""
     value = given(network, params, observation)
     return reduce(jax.vmap(value)(action) if action.ndim == 3 else value(action), axis=-2)
+
+
+def pick(candidates: Array, logits: Array, key: Key | None) -> tuple[Array, Array]:
+    """One candidate for each row: the likeliest without a key, else one drawn by the softmax over K.
+
+    Args:
+      candidates: [K, B, A].
+      logits: [K, B].
+
+    Returns:
+      Actions [B, A] and which candidates they were, [B] int32.
+    """
+    index = jnp.argmax(logits, axis=0) if key is None else jax.random.categorical(key, logits, axis=0)
+    return jnp.take_along_axis(candidates, index[None, :, None], axis=0)[0], index.astype(jnp.int32)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from safejax.algorithms import critics
 from safejax.diffusion import DiffusionConfig, check_diffusion, denoising_error, draw_noise, sample
 from safejax.gradients import adam, copy, gradient_step, polyak, train_state
 from safejax.networks import ResidualDenoiser, given, with_encoder
@@ -134,8 +135,7 @@ def propose(
 
 def choose(candidates: Array, log_weight: Array, key: Key | None) -> Array:
     """One of the candidates [K, B, A] for each row: likeliest without a key, else drawn by softmax of [K, B]."""
-    index = jnp.argmax(log_weight, axis=0) if key is None else jax.random.categorical(key, log_weight, axis=0)
-    return jnp.take_along_axis(candidates, index[None, :, None], axis=0)[0]
+    return critics.pick(candidates, log_weight, key)[0]
 
 
 def act(

@@ -186,8 +186,7 @@ def _composite(
     frozen = networks.frozen.propose(state.frozen, observation, frozen_key, explore=explore)
     candidates = jnp.concatenate([new[None], frozen])
     logits = config.choice_inverse_temperature * _scores(state, observation, candidates, networks)
-    index = jax.random.categorical(choose_key, logits, axis=0) if explore else jnp.argmax(logits, axis=0)
-    return jnp.take_along_axis(candidates, index[None, :, None], axis=0)[0], index.astype(jnp.int32)
+    return critics.pick(candidates, logits, choose_key if explore else None)
 
 
 def _scores(state: State, observation: ArrayTree, candidates: Array, networks: Networks) -> Array:

@@ -56,6 +56,16 @@ def two_hot_mean(logits: Array) -> Array:
     return symexp(mean)
 
 
+def two_hot_expectile_loss(logits: Array, target: Array, expectile: float | Array) -> Array:
+    """`two_hot_loss` [...], weighed by the expectile where the target is above the head's value, else by 1 - expectile.
+
+    For targets on two bins the minimiser is their expectile in symlog space; an expectile above one half is the upper
+    side. Source: Cao et al. 2024, FOSP, https://arxiv.org/abs/2407.04942; its released code has the weights exchanged.
+    """
+    above = target > jax.lax.stop_gradient(two_hot_mean(logits))
+    return jnp.where(above, expectile, 1.0 - expectile) * two_hot_loss(logits, target)
+
+
 def picture_error(prediction: Array, picture: Array) -> Array:
     """Sum of squares over a picture.
 

@@ -25,6 +25,20 @@ def advantage_weight(advantage: Array, inverse_temperature: float | Array, maxim
     return jnp.exp(jnp.minimum(inverse_temperature * advantage, jnp.log(maximum)))
 
 
+def feasibility_weight(reward_weight: Array, cost_weight: Array, violation_probability: Array) -> Array:
+    """(1 - p) w_r + p w_c: where a violation lies ahead, actions weigh by how much cost they save.
+
+    Args:
+      reward_weight: [...] exp(beta_1 A_r), clipped.
+      cost_weight: [...] exp(-beta_2 A_c), clipped.
+      violation_probability: [...] p in [0, 1].
+
+    Source: Cao et al. 2024, FOSP, https://arxiv.org/abs/2407.04942, whose u is 1 - p.
+    """
+    chex.assert_equal_shape([reward_weight, cost_weight, violation_probability])
+    return (1.0 - violation_probability) * reward_weight + violation_probability * cost_weight
+
+
 def clipped_surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, clip_range: float | Array) -> Array:
     """Negative clipped surrogate of proximal policy optimisation, to be minimised.
 

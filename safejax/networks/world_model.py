@@ -176,7 +176,7 @@ class WorldModel:
         """What the head `name` says of features [..., F]."""
         return getattr(self, name).apply(params[name], features)
 
-    def decode(self, params: Params, features: Array, observation: ArrayTree) -> dict[str, Array]:
+    def decode(self, params: Params, features: Array, observation: ArrayTree) -> Any:
         """What was seen at features [..., F], in the shapes of `observation`, which may have other leading axes."""
         return self.decoder.apply(params["decoder"], features, observation)
 
