@@ -81,7 +81,7 @@ def short(config):
 
 
 GAUSSIAN, RESIDUAL, VAE = {"actor": "gaussian"}, {"frozen": "residual"}, {"vae_hidden_sizes": HIDDEN}
-LATENT = {"networks": {"size": (2, 4, 2, 3, 8)}, "horizon": 2, "length": 3}  # see `networks.world_model.Size`
+LATENT = {"networks": {"size": (2, 4, 4, 3, 8)}, "horizon": 2, "length": 3}  # see `networks.world_model.Size`
 CASES = {
     "bc": small(bc, uses_reward=False),
     "iql": small(iql),
@@ -175,6 +175,11 @@ def prepared(name: str):
 
 
 names = pytest.mark.parametrize("name", CASES)
+# where the same update is compiled once more, "fosp_offline" stands for those that share its steps
+DEAR = ("safe_dreamer", "fosp_finetuning")
+dear_names = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in CASES]
+)
 
 
 def test_every_method_of_the_table_has_a_case():
@@ -205,7 +210,7 @@ def test_one_trace_serves_every_step(name):
     assert update._cache_size() == programs
 
 
-@names
+@dear_names
 def test_jit_equals_no_jit(name):
     case, algorithm, example, init, update = prepared(name)
     state = init(jax.random.key(0), example)
@@ -216,7 +221,7 @@ def test_jit_equals_no_jit(name):
     chex.assert_trees_all_close(update(state, batch, key), plain, rtol=1e-4, atol=1e-5)
 
 
-@names
+@dear_names
 def test_vmapped_seeds_equal_single_runs(name):
     case, algorithm, example, init, update = prepared(name)
     keys = jax.random.split(jax.random.key(3), 2)
@@ -242,7 +247,7 @@ def test_save_restore_continue_equals_uninterrupted(name, tmp_path):
     chex.assert_trees_all_equal(update(restored, second, key), update(state, second, key))
 
 
-@names
+@dear_names
 def test_two_chunks_of_a_donated_state_equal_one(name):
     case, algorithm, example, init, _ = prepared(name)
     if algorithm.batch.kind == "fresh":
@@ -291,7 +296,7 @@ def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
         assert not np.array_equal(drawn, calm)
 
 
-@names
+@dear_names
 def test_four_devices_equal_one(name):
     case, algorithm, example, init, update = prepared(name)
     batch, key = batch_of(case, algorithm), jax.random.key(1)

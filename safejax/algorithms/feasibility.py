@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from safejax.algorithms.imagination import Dream
+from safejax.algorithms.imagination import Dream, Targets, join
 from safejax.gradients import gradient_step
 from safejax.losses.reachability import violation_probability
 from safejax.networks.world_model import Seen
@@ -64,22 +64,18 @@ def learn(
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
     """One step of `network`, features [..., F] -> logit [..., 1], towards its targets along `paths`."""
-    targets = [
-        violation_probability(
-            path.violation,
-            path.going_on,
-            probability(network, state.params, path.features),
-            path.open_end,
-            discount_factor,
-        )
-        for path in paths
-    ]
+
+    def aim(path: Path) -> Targets:
+        features, violation, going_on, open_end, weight = path
+        estimate = probability(network, state.params, features)
+        target = violation_probability(violation, going_on, estimate, open_end, discount_factor)
+        return Targets((features,), target, weight)
+
+    targets = join(*map(aim, paths))
 
     def loss(params: Params) -> tuple[Array, Metrics]:
-        total = jnp.zeros(())
-        for path, target in zip(paths, targets, strict=True):
-            logit = network.apply(params, path.features)[..., 0]
-            total += jnp.mean(path.weight * optax.sigmoid_binary_cross_entropy(logit, target))
-        return total, {"feasibility/loss": total, "feasibility/target": jnp.mean(targets[0])}
+        logit = network.apply(params, *targets.inputs)[..., 0]
+        total = jnp.sum(targets.weight * optax.sigmoid_binary_cross_entropy(logit, targets.value))
+        return total, {"feasibility/loss": total, "feasibility/target": jnp.mean(targets.value)}
 
     return gradient_step(loss, state, optimizer)

@@ -211,18 +211,13 @@ def _learn_values(
 
     def learn(values: Values, signal: Array, returns: Array, expectile: float, name: str) -> tuple[Values, Metrics]:
         inputs = judged.dream.features[:, :-1], judged.dream.action
-        targets = [Targets(inputs, returns, judged.weight)]
+        sources = [Targets(inputs, returns, judged.weight)]
         if not online:
-            targets.append(
-                latent_values.of_data(
-                    batch,
-                    signal,
-                    seen.state.features,
-                    returns[:, 0].reshape(signal.shape),
-                    values.v(seen.arrival.features, networks=networks),
-                    config=config,
-                )
-            )
+            imagined = returns[:, 0].reshape(signal.shape)
+            next_value = values.v(seen.arrival.features, networks=networks)
+            features = seen.state.features
+            sources.append(latent_values.of_data(batch, signal, features, imagined, next_value, config=config))
+        targets = imagination.join(*sources)
         return latent_values.learn(values, targets, expectile=expectile, name=name, config=config, networks=networks)
 
     reward = learn(state.reward, batch.reward, judged.reward_return, config.expectile, "")

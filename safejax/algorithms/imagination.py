@@ -10,7 +10,7 @@ Shapes: N imagined rollouts, H horizon, F features, A action; states are [N, H +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -124,11 +124,21 @@ def follow(scale: Scale, values: Array, decay: float | Array) -> Scale:
 
 
 class Targets(NamedTuple):
-    """What values regress on; any leading shape."""
+    """What values regress on; any leading shape. The loss is the sum of the weighted errors."""
 
     inputs: tuple[Array, ...]  # features [..., F], and actions [..., A] for a critic of both
     value: Array  # [...]
     weight: Array  # [...]
+
+
+def join(*sources: Targets) -> Targets:
+    """One row of targets [M]; of each source the mean loss counts, however many it has."""
+
+    def flat(targets: Targets) -> Targets:
+        inputs = tuple(each.reshape(-1, each.shape[-1]) for each in targets.inputs)
+        return Targets(inputs, targets.value.ravel(), targets.weight.ravel() / targets.weight.size)
+
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(flat, sources))
 
 
 def value(network: Network, params: Params, *inputs: Array) -> Array:
@@ -137,25 +147,23 @@ def value(network: Network, params: Params, *inputs: Array) -> Array:
 
 
 def regress(
-    state: TrainState, slow: Params, targets: Sequence[Targets], *, network: Network, config: Config, name: str
+    state: TrainState, slow: Params, targets: Targets, *, network: Network, config: Config, name: str
 ) -> tuple[TrainState, Params, Metrics]:
     """One step of two-hot values on targets, and on what their slow copy says there; and one of the slow copy.
 
     Args:
       state: parameters of `network`.
       slow: of its slow copy.
-      targets: their mean losses add up.
+      targets: from `join`.
       name: prefix of the metrics.
     """
+    anchor = value(network, slow, *targets.inputs)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
-        total = jnp.zeros(())
-        for inputs, target, weight in targets:
-            logits = network.apply(params, *inputs)
-            error = two_hot_loss(logits, target)
-            error += config.slow_coefficient * two_hot_loss(logits, value(network, slow, *inputs))
-            total += jnp.mean(weight * error)
-        return total, {f"{name}/loss": total, f"{name}/target": jnp.mean(targets[0].value)}
+        logits = network.apply(params, *targets.inputs)
+        error = two_hot_loss(logits, targets.value) + config.slow_coefficient * two_hot_loss(logits, anchor)
+        total = jnp.sum(targets.weight * error)
+        return total, {f"{name}/loss": total, f"{name}/target": jnp.mean(targets.value)}
 
     state, metrics = gradient_step(loss, state, optimizer(config))
     return state, polyak(slow, state.params, config.target_update_rate), metrics

@@ -13,7 +13,6 @@ Shapes: B batch, T window, N = B T, F features, A action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,21 +73,21 @@ def of_data(
 
 
 def learn(
-    values: Values, targets: Sequence[Targets], *, expectile: float | Array, name: str, config: Config, networks: Any
+    values: Values, targets: Targets, *, expectile: float | Array, name: str, config: Config, networks: Any
 ) -> tuple[Values, Metrics]:
-    """One step of V, of Q and of Q's slow copy on steps whose inputs are (features, action).
+    """One step of V, of Q and of Q's slow copy.
 
     Args:
+      targets: from `imagination.join`, whose inputs are (features, action).
       expectile: of Q that V is; above one half for rewards, below it for costs.
       name: prefix of the metrics.
     """
+    features, action = targets.inputs
+    q = values.q(features, action, networks=networks)
 
     def value_loss(params: Params) -> tuple[Array, Metrics]:
-        total = jnp.zeros(())
-        for (features, action), _, weight in targets:
-            q = values.q(features, action, networks=networks)
-            logits = networks.value.apply(params, features)
-            total += jnp.mean(weight * two_hot_expectile_loss(logits, q, expectile))
+        logits = networks.value.apply(params, features)
+        total = jnp.sum(targets.weight * two_hot_expectile_loss(logits, q, expectile))
         return total, {f"{name}value/loss": total}
 
     value, value_metrics = gradient_step(value_loss, values.value, optimizer(config))

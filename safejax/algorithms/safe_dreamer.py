@@ -147,7 +147,7 @@ def update(state: State, batch: Transition, key: Key, *, config: Config, network
     inputs, weight = (judged.dream.features[:, :-1],), judged.dream.weight(config.discount_factor)
 
     def fit(critic: Critic, returns: Array, name: str) -> tuple[Critic, Metrics]:
-        targets = [Targets(inputs, returns, weight)]
+        targets = imagination.join(Targets(inputs, returns, weight))
         *parts, metrics = imagination.regress(
             critic.value, critic.slow, targets, network=networks.critic, config=config, name=name
         )
