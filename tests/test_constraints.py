@@ -400,6 +400,28 @@ def test_augmented_lagrangian_at_the_constants_of_lambda():
     assert multiplier.update(multiplier.init(), 0.0, 1e4).value == 0.0
 
 
+def test_the_augmented_lagrangians_term_at_the_constants_of_lambda():
+    """Values by arithmetic: lambda g + c g^2 / 2 at g = 10, and -lambda^2 / (2 c) where lambda + c g <= 0."""
+    multiplier = constraints.augmented_lagrangian(penalty=5e-9, initial=1e-6)
+    state = multiplier.init()
+    term = functools.partial(constraints.augmented_penalty, state)
+    np.testing.assert_allclose([term(10.0), term(-1e4)], [1.025e-5, -1e-4], rtol=1e-5)
+    np.testing.assert_allclose([jax.grad(term)(10.0), jax.grad(term)(-1e4)], [1.05e-6, 0.0], rtol=1e-5)
+    assert jax.grad(term)(10.0) == multiplier.update(state, 10.0, 0.0).value
+
+
+def test_the_augmented_lagrangians_term_and_its_gradient_are_continuous():
+    state = constraints.AugmentedLagrangianState(jnp.float32(2.0), jnp.float32(0.5))
+    below, above = (jax.value_and_grad(lambda g: constraints.augmented_penalty(state, g))(g) for g in (-4.001, -3.999))
+    np.testing.assert_allclose(below, [-4.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(above, [-4.0, 0.0], atol=1e-3)
+
+
+def test_a_penalty_of_zero_leaves_a_plain_lagrangian():
+    state = constraints.AugmentedLagrangianState(jnp.float32(0.3), jnp.float32(0.0))
+    np.testing.assert_allclose(jax.value_and_grad(lambda g: constraints.augmented_penalty(state, g))(2.0), [0.6, 0.3])
+
+
 def test_ticks_repeat_one_cost():
     multiplier = constraints.adaptive_pid(rule="released", **PAPER_GAINS)
     state = constraints.ticks(multiplier, multiplier.init(), 60.0, LIMIT, 20)

@@ -175,11 +175,15 @@ def prepared(name: str):
 
 
 names = pytest.mark.parametrize("name", CASES)
-# where the same update is compiled once more, "fosp_offline" stands for those that share its steps
-DEAR = ("safe_dreamer", "fosp_finetuning")
-dear_names = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in CASES]
-)
+
+
+def methods_but(cases, *slow: str):
+    """Of every case, those in `slow` by hand alone: they are dear to compile, and others share their steps."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in cases]
+    return pytest.mark.parametrize("name", marked)
+
+
+compiled_once_more = methods_but(CASES, "safe_dreamer", "fosp_finetuning")
 
 
 def test_every_method_of_the_table_has_a_case():
@@ -210,7 +214,7 @@ def test_one_trace_serves_every_step(name):
     assert update._cache_size() == programs
 
 
-@dear_names
+@methods_but(CASES, "safe_dreamer", "fosp_finetuning", "fosp_offline")
 def test_jit_equals_no_jit(name):
     case, algorithm, example, init, update = prepared(name)
     state = init(jax.random.key(0), example)
@@ -221,7 +225,7 @@ def test_jit_equals_no_jit(name):
     chex.assert_trees_all_close(update(state, batch, key), plain, rtol=1e-4, atol=1e-5)
 
 
-@dear_names
+@compiled_once_more
 def test_vmapped_seeds_equal_single_runs(name):
     case, algorithm, example, init, update = prepared(name)
     keys = jax.random.split(jax.random.key(3), 2)
@@ -247,7 +251,7 @@ def test_save_restore_continue_equals_uninterrupted(name, tmp_path):
     chex.assert_trees_all_equal(update(restored, second, key), update(state, second, key))
 
 
-@dear_names
+@compiled_once_more
 def test_two_chunks_of_a_donated_state_equal_one(name):
     case, algorithm, example, init, _ = prepared(name)
     if algorithm.batch.kind == "fresh":
@@ -296,7 +300,7 @@ def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
         assert not np.array_equal(drawn, calm)
 
 
-@dear_names
+@compiled_once_more
 def test_four_devices_equal_one(name):
     case, algorithm, example, init, update = prepared(name)
     batch, key = batch_of(case, algorithm), jax.random.key(1)
@@ -339,7 +343,7 @@ PIXELS = [
     *("diffcps_alignment", "cpq_push_up", "ppo_lag", "sac_lag", "extraction", "pex", "marvel_alignment"),
     *("safe_dreamer", "fosp_offline"),
 ]
-with_pixels = pytest.mark.parametrize("name", PIXELS)
+with_pixels = methods_but(PIXELS, "safe_dreamer")
 
 
 @functools.cache
@@ -452,6 +456,31 @@ def test_alignment_moves_critics_only():
 
 
 @pytest.mark.parametrize(
+    ("name", "rests", "moves"),
+    [("fosp_offline", "online_actor", "offline_actor"), ("fosp_finetuning", "offline_actor", "online_actor")],
+)
+def test_each_phase_moves_its_own_actor_and_everything_else(name, rests, moves):
+    case, algorithm, example, init, update = prepared(name)
+    state = init(jax.random.key(0), example)
+    after = state
+    for index in range(3):  # the first step moves zero-initialised last layers alone
+        after, _ = update(after, batch_of(case, algorithm, index), jax.random.key(index))
+    chex.assert_trees_all_equal(getattr(after, rests), getattr(state, rests))
+    buffers = lambda actor: {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(actor)}  # noqa: E731
+    assert not buffers(after.offline_actor) & buffers(after.online_actor)
+    for field in (moves, "model", "violation"):
+        changed = jax.tree.map(
+            lambda new, old: not np.array_equal(new, old), getattr(after, field), getattr(state, field)
+        )
+        assert all(jax.tree.leaves(changed.params)), field
+    for values in ("reward", "cost"):
+        for field in ("critic", "value"):
+            pair = (getattr(getattr(each, values), field).params for each in (after, state))
+            changed = jax.tree.map(lambda new, old: not np.array_equal(new, old), *pair)
+            assert all(jax.tree.leaves(changed)), (values, field)
+
+
+@pytest.mark.parametrize(
     ("module", "change"),
     [
         (bc, {"learning_rate": 0.0}),
@@ -460,6 +489,9 @@ def test_alignment_moves_critics_only():
         (cpq, {"candidate_count": 0}),
         (ppo_lag, {"clip_range": -0.1}),
         (sac_lag, {"discount_factor": 1.1}),
+        (safe_dreamer, {"length": 1}),
+        (fosp, {"violation_discount_factor": 1.5}),
+        (fosp, {"gate": "hard"}),
     ],
 )
 def test_make_refuses_numbers_out_of_range_in_one_line(module, change):

@@ -33,6 +33,9 @@ def test_kinds_of_batches():
     assert BatchSpec.fresh().kind == "fresh"
     assert BatchSpec.mixed(0.25) == BatchSpec("mixed", offline_fraction=0.25)
     assert BatchSpec.sequence(8).length == 8
+    assert BatchSpec.sequence(8, 0.5) == BatchSpec("sequence", offline_fraction=0.5, length=8)
+    needs_data = [BatchSpec.mixed(0.0), BatchSpec.sequence(8, 0.5), BatchSpec.sequence(8), BatchSpec.uniform()]
+    assert [spec.mixes for spec in needs_data] == [True, True, False, False]
     for wrong in (lambda: BatchSpec.mixed(1.1), lambda: BatchSpec.mixed(-0.1), lambda: BatchSpec.sequence(0)):
         with pytest.raises(ValueError, match="expected a number in"):
             wrong()

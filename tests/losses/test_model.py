@@ -50,6 +50,26 @@ def test_the_two_hot_loss_of_a_certain_and_of_an_ignorant_head():
     np.testing.assert_allclose(model.two_hot_loss(jnp.zeros(255), jnp.array([3.0, -9.0])), np.log(255), rtol=1e-6)
 
 
+@pytest.mark.parametrize("expectile", [0.2, 0.5, 0.8])
+def test_the_expectile_of_targets_on_two_bins(expectile):
+    """Targets one bin apart, equally often: the least loss is where the upper one has the share `expectile`."""
+    spacing = 40 / 254
+    targets = jnp.array([0.0, model.symexp(jnp.float32(spacing))])
+
+    def loss(share):
+        bins = (1 - share) * jnp.eye(255)[127] + share * jnp.eye(255)[128]
+        return jnp.mean(model.two_hot_expectile_loss(jnp.log(bins + 1e-12), targets, expectile))
+
+    shares = np.linspace(0.02, 0.98, 97)
+    losses = jax.vmap(loss)(jnp.asarray(shares))
+    np.testing.assert_allclose(shares[losses.argmin()], expectile, atol=0.011)
+    if expectile == 0.5:
+        plain = jnp.mean(model.two_hot_loss(jnp.zeros(255), targets))
+        np.testing.assert_allclose(
+            jnp.mean(model.two_hot_expectile_loss(jnp.zeros(255), targets, 0.5)), 0.5 * plain, rtol=1e-6
+        )
+
+
 def test_pictures_by_hand():
     picture = jnp.array([[[0], [255]], [[51], [0]]], jnp.uint8)
     prediction = jnp.array([[[0.5], [1.0]], [[0.0], [0.0]]])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safejax.losses.policy import advantage_weight, clipped_surrogate, gaussian_kl, lagrangian
+from safejax.losses.policy import advantage_weight, clipped_surrogate, feasibility_weight, gaussian_kl, lagrangian
 
 
 def test_no_inverse_temperature_is_behaviour_cloning():
@@ -72,3 +72,12 @@ def test_gaussian_kl_against_its_integral():
     integral = np.sum(density * (np.log(density + 1e-300) - np.log(standard))) * (grid[1] - grid[0])
     np.testing.assert_allclose(gaussian_kl(jnp.array(mean), jnp.log(std)), integral, rtol=1e-4)
     assert gaussian_kl(jnp.array(0.0), jnp.array(0.0)) == 0.0
+
+
+def test_feasibility_blends_the_weights_of_reward_and_cost():
+    reward, cost = jnp.array([0.5, 2.0, 7.0]), jnp.array([3.0, 0.1, 9.0])
+    np.testing.assert_array_equal(feasibility_weight(reward, cost, jnp.zeros(3)), reward)
+    np.testing.assert_array_equal(feasibility_weight(reward, cost, jnp.ones(3)), cost)
+    np.testing.assert_allclose(feasibility_weight(jnp.ones(3), jnp.ones(3), jnp.array([0.0, 0.3, 1.0])), 1.0)
+    third = feasibility_weight(reward, cost, jnp.full(3, 0.25))  # affine in p
+    np.testing.assert_allclose(third, 0.75 * reward + 0.25 * cost, rtol=1e-6)

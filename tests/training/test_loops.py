@@ -58,7 +58,7 @@ class Witness:
             return toy_algorithms.State(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
         def update(state, batch, key, *, config, networks):
-            offline = batch.reward == 777.0
+            offline = batch.reward.ravel() == 777.0
             metrics = {
                 "share": jnp.mean(offline.astype(jnp.float32)),
                 "first": jnp.all(jnp.sort(offline)[::-1] == offline).astype(jnp.float32),
@@ -110,6 +110,14 @@ def test_mixed_batches_hold_the_stated_share_offline_rows_first(fraction, share)
     np.testing.assert_array_equal(metrics["share"], np.full((3, 3), share))
     np.testing.assert_array_equal(metrics["first"], np.ones((3, 3)))
     np.testing.assert_array_equal(metrics["size"], np.full((3, 3), 8))
+
+
+def test_windows_mix_offline_data_in_too():
+    spec = BatchSpec.sequence(2, offline_fraction=0.25)
+    _, _, metrics, _ = online(Witness(spec), iterations=2, dataset=offline_rows())
+    np.testing.assert_array_equal(metrics["share"], np.full((2, 3), 0.25))
+    np.testing.assert_array_equal(metrics["first"], np.ones((2, 3)))
+    np.testing.assert_array_equal(metrics["size"], np.full((2, 3), 8 * 2))
 
 
 def test_uniform_batches_hold_what_was_collected():
@@ -179,9 +187,10 @@ def test_an_on_policy_method_cannot_learn_from_a_data_set():
         train_offline(algorithm, None, offline_rows(), KEY, step_count=1, batch_size=4)
 
 
-def test_mixed_batches_need_a_data_set():
+@pytest.mark.parametrize("spec", [BatchSpec.mixed(0.5), BatchSpec.sequence(2, 0.5)])
+def test_mixed_batches_need_a_data_set(spec):
     with pytest.raises(ValueError, match=r"offline_fraction is 0\.5, expected a dataset="):
-        online(Witness(BatchSpec.mixed(0.5)), iterations=1)
+        online(Witness(spec), iterations=1)
 
 
 def test_offline_batches_are_placed_and_sized():
