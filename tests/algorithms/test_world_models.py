@@ -87,7 +87,7 @@ def test_a_time_limit_is_no_termination(params):
 def test_acting_step_by_step_equals_the_states_of_the_sequence(params):
     """Posteriors are made certain, so that all draws are the likeliest codes."""
     core = params["core"]["params"]
-    logits = jax.tree.map(lambda leaf: 1e4 * leaf, core["posterior_logits"])
+    logits = jax.tree.map(lambda leaf: 1e6 * leaf, core["posterior_logits"])
     sharp = params | {"core": {"params": core | {"posterior_logits": logits}}}
     batch = windows(1)
     last = jnp.zeros((B, T)).at[1, 1].set(1.0)
