@@ -4,7 +4,8 @@ RESPO's recursion p(s) = max(1[s violates], g p(s')), Ganai et al. 2023, https:/
 paper uses it, Cao et al. 2024, https://arxiv.org/abs/2407.04942; see `losses/reachability.py`. p is a sigmoid, fitted
 by cross-entropy, whose minimiser is the mean of the targets.
 FOSP's released code calls a state violating where the estimate itself is above 0, so no cost ever enters it. Here data
-states violate by their own cost, and imagined ones by the cost predicted in them.
+states violate by their own cost, and imagined ones by the cost predicted in them. A state's cost is that of the step
+that led to it.
 Shapes: B batch, T window, N imagined rollouts, H horizon, F features.
 """
 
@@ -42,10 +43,17 @@ def of_data(seen: Seen, batch: Transition, threshold: float) -> Path:
     return Path(seen.arrival.features, violation, batch.discount, open_end, 1.0 - open_end)
 
 
-def of_dream(dream: Dream, weight: Array, threshold: float) -> Path:
-    """The states [N, H + 1] of imagined rollouts, whose steps weigh `weight` [N, H]."""
-    violation = (dream.cost >= threshold).astype(jnp.float32)
-    none = jnp.zeros_like(dream.cost)
+def of_dream(dream: Dream, batch: Transition, weight: Array, threshold: float) -> Path:
+    """The states [N, H + 1] of dreams from the rows of `batch` [B, T], whose steps weigh `weight` [N, H].
+
+    What led to the first state is known: the row before, or at an episode's start no step at all. The head has never
+    seen such a start on arrival, so its word counts in a window's first row alone.
+    """
+    before = jnp.roll(batch.cost * (1.0 - batch.last), 1, axis=1)
+    first = before.at[:, 0].set(dream.cost[:, 0].reshape(before.shape)[:, 0])
+    cost = dream.cost.at[:, 0].set(first.ravel())
+    violation = (cost >= threshold).astype(jnp.float32)
+    none = jnp.zeros_like(cost)
     weight = none.at[:, :-1].set(weight)
     return Path(dream.features, violation, dream.going_on, none.at[:, -1].set(1.0), weight)
 

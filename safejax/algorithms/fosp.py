@@ -182,7 +182,7 @@ def update(
         state.violation,
         [
             feasibility.of_data(seen, batch, config.violation_threshold),
-            feasibility.of_dream(dream, weight, config.violation_threshold),
+            feasibility.of_dream(dream, batch, weight, config.violation_threshold),
         ],
         network=networks.violation,
         discount_factor=config.violation_discount_factor,

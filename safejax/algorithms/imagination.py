@@ -80,7 +80,7 @@ def starts(latent: Latent) -> Latent:
 
 
 def bounded(action: Array) -> Array:
-    """`action` [...] clipped to [-1, 1], with a gradient beyond, too: that of a / |a| at a constant |a|."""
+    """`action` [...] clipped to [-1, 1]; beyond, its gradient is that of a / |a| at a constant |a|, and not 0."""
     return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 
 

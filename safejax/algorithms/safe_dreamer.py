@@ -7,8 +7,7 @@ loss is
     -mean w_t (R_t - V(s_t)) / S - entropy_coefficient H[pi] + Psi(mean sum_t C_t - cost_limit),
 
 whose gradient runs through the model's dynamics. Values regress on their returns and on their slow copies.
-What the released code (PKU-Alignment/SafeDreamer@529221f) does otherwise: see `world_models.py` and `imagination.py`;
-and it draws latent codes when evaluated, where here the likeliest one is taken, so that acting is deterministic.
+What the released code (PKU-Alignment/SafeDreamer@529221f) does otherwise: see `world_models.py` and `imagination.py`.
 Shapes: B batch, T window, N = B T imagined rollouts, H horizon, A action.
 """
 

@@ -6,7 +6,9 @@ Huang et al. 2023, https://arxiv.org/abs/2307.07176. The loss of a row, in nats 
     picture + vector + reward + going on + cost + .5 dynamics + .1 representation,
 
 cost times 10 on rows that cost 1 or more. Reward, cost and going on are read from the state that the row's action led
-to. What that release does otherwise: it takes a time limit for a termination; here only `discount` ends an episode.
+to. What that release does otherwise: it takes a time limit for a termination; here only `discount` ends an episode. It
+draws latent codes wherever it acts; here the likeliest ones are taken unless exploring, so that acting is
+deterministic.
 Shapes: B batch, T window, A action.
 """
 
