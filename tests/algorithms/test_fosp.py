@@ -257,7 +257,7 @@ def test_phases_declare_their_windows():
 def test_offline_it_finds_the_action_that_cloning_does_not():
     """One step pays -(a - .5)^2, from uniform actions: a clone acts by 0. Measured after 400 updates: .49, and .03.
 
-    Ungated; with p in the weights, whose states all violate in one case of four, the action was .12 to .22.
+    Ungated; with p in the weights, whose states all violate in one case of four, the action was .04 to .22.
     """
     env, random, count = probes.quadratic_bandit(), np.random.default_rng(0), 2000
     action = random.uniform(-1, 1, (count, 1)).astype(np.float32)
