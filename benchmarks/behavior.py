@@ -21,7 +21,7 @@ import numpy as np
 import safejax
 from safejax import envs, training
 from safejax.algorithms import bc, sac_lag
-from safejax.data.dataset import Dataset, episode_returns, write_dsrl
+from safejax.data import Dataset, episode_returns, write_dsrl
 from safejax.multipliers import MultiplierConfig
 from safejax.runs import Run
 from safejax.types import Env, Transition, example_transition

@@ -31,7 +31,7 @@ from published import PUBLISHED
 from safejax import algorithms, envs, training
 from safejax.algorithms import cpq
 from safejax.algorithms.safety import SafetyConfig
-from safejax.data.dataset import (
+from safejax.data import (
     Dataset,
     check_open_actions,
     check_widths,
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         path, name, task = find(options)
         env = envs.make(task, options.engine)
         dataset, _ = read_dsrl(path)
-        check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+        check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
         learners = {row: learner(row, name, env, options) for row in rows}
         dataset = clip_actions(dataset, options.clip_actions)
         if any(each.fits_likelihood for each in learners.values()):

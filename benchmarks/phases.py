@@ -22,7 +22,7 @@ from presets import Budget, Method, behavior_config, plain
 import safejax
 from safejax import checkpoint, training
 from safejax.algorithms import bc, ppo_lag
-from safejax.data.dataset import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
+from safejax.data import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
 from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
@@ -146,7 +146,7 @@ def load_data(path: Path, env: Env) -> Dataset:
       DatasetError: one line with what was found and expected.
     """
     dataset, _ = read_dsrl(path)
-    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
     return dataset
 
 

@@ -9,13 +9,13 @@ from safejax.data.dataset import (
     clip_actions,
     episode_returns,
     from_arrays,
-    read_dsrl,
     sample,
     sample_sequences,
     select_episodes,
-    write_dsrl,
 )
+from safejax.data.formats.flat import write_dsrl
 from safejax.data.grid import grid_filter
+from safejax.data.reading import read, read_dsrl
 from safejax.data.replay import Replay, make_replay, mix
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "grid_filter",
     "make_replay",
     "mix",
+    "read",
     "read_dsrl",
     "sample",
     "sample_sequences",

@@ -11,7 +11,7 @@ import pytest
 from one_line import refusal
 
 from safejax import envs
-from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.data import from_arrays, write_dsrl
 from safejax.runs import load_policy
 
 

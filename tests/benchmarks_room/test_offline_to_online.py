@@ -10,7 +10,7 @@ import offline_to_online
 import pytest
 from one_line import refusal
 
-from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.data import from_arrays, write_dsrl
 
 refused = functools.partial(refusal, offline_to_online.main)
 
