@@ -263,6 +263,7 @@ def _wide(path: Path) -> None:
 
 NAN, INF = (with_value(key, row, value) for key, row, value in (("rewards", 4, np.nan), ("observations", 6, np.inf)))
 NO_ENDS = {"terminals": np.zeros(ROWS), "timeouts": np.zeros(ROWS)}
+NO_STEPS = {key: value[:0] for key, value in minari_episodes()[0].items()} | {"observations": np.zeros((1, 3))}
 NONE = {key: value[:0] for key, value in columns().items()}
 
 REFUSED = (
@@ -348,6 +349,7 @@ REFUSED = (
         "1 of 2 episodes hold other columns or widths",
     ),
     Case("Minari, no rewards", minari(first={"rewards": None}), "episode_0: no 'rewards'."),
+    Case("Minari, no steps", minari(every=NO_STEPS), "no rows, expected at least one transition."),
     Case("Minari, linked episode", _linked_episode, "refused: 'episode_2' is stored outside this file."),
     Case(
         "Minari, JPEG pictures",
@@ -372,6 +374,7 @@ REFUSED = (
         npz(),
         "no 'rewards', 'costs'. For data without rewards, to be relabelled, pass rewards=",
     ),
+    Case("OGBench, fewer masks", npz(masks=np.ones(6)), "masks are [6], terminals [7].", ZERO),
     Case("OGBench, compact", npz(valids=np.ones(7)), "'valids' found: this is a compact data set of ogbench.", ZERO),
     Case("npz in D4RL's manner", npz(timeouts=np.zeros(7)), "'timeouts' found: this tells trajectories apart as", ZERO),
 )

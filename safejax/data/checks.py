@@ -11,6 +11,7 @@ import numpy as np
 SCALAR_KEYS = ("rewards", "costs", "terminals", "timeouts")
 KEYS = ("observations", "next_observations", "actions", *SCALAR_KEYS)
 ACTION_TOLERANCE = 1e-5
+NO_ROWS = "no rows, expected at least one transition. Collect or download the data again."
 
 Columns = dict[str, Any]
 """Under names of KEYS, arrays with one row a step; observations may be pytrees of such arrays."""
@@ -62,8 +63,8 @@ def check_columns(columns: Columns, source: Any, faults: Sequence[str] = ()) -> 
     wrong = {name: fault for name, array in named.items() if (fault := _shape_fault(name, array, named))}
     sound = {name: array for name, array in named.items() if name not in wrong}
     found = [*faults, *wrong.values(), *_length_faults(sound), *_part_faults(columns), *_value_faults(sound)]
-    if found:
-        refuse(source, found)
+    if found or not named:
+        refuse(source, found or [NO_ROWS])
 
 
 def dtype_fault(name: str, dtype: np.dtype) -> str:
@@ -89,9 +90,9 @@ def _shape_fault(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> 
 
 def _length_faults(sound: dict[str, np.ndarray]) -> list[str]:
     first = next(iter(sound), "")
-    count = len(sound[first]) if sound else 1
-    if count == 0 and not any(map(len, sound.values())):
-        return ["no rows, expected at least one transition. Collect or download the data again."]
+    count = len(sound[first]) if sound else 0
+    if sound and not any(map(len, sound.values())):
+        return [NO_ROWS]
     return [f"{name} has {len(array)} rows, {first} {count}." for name, array in sound.items() if len(array) != count]
 
 

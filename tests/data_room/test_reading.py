@@ -116,6 +116,7 @@ def test_minari_episodes_come_in_the_order_of_their_numbers(tmp_path):
     path = minari()(tmp_path)
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
         file.move("episode_0", "episode_10")
+        file.move("episode_1", "episode_9")
     assert read(path)[0].episode_length.tolist() == [2, 3]
 
 

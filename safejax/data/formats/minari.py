@@ -26,7 +26,7 @@ from safejax.data.formats.storage import Contents, needed
 
 MAIN_FILE, METADATA_FILE = "main_data.hdf5", "metadata.json"
 METADATA_BYTES = 16 * 2**20
-EPISODE = re.compile(r"episode_(\d+)")
+EPISODE = re.compile(r"episode_[0-9]+")
 STEP_KEYS = {"actions": "actions", "rewards": "rewards", "terminations": "terminals", "truncations": "timeouts"}
 SHOWN_FAULTS = 6
 JPEG = [0xFF, 0xD8, 0xFF]  # how such a file begins
@@ -45,10 +45,10 @@ def is_minari(file: h5py.File) -> bool:
 
 def contents(file: h5py.File, path: Path, max_bytes: int) -> Contents:
     """The columns of all episodes in order, as far as they are there and may be read."""
-    numbers = sorted(int(match[1]) for name in file if (match := EPISODE.fullmatch(str(name))))
+    names = sorted(filter(EPISODE.fullmatch, map(str, file)), key=lambda name: int(name.removeprefix("episode_")))
     faults: list[str] = []
     metadata = _metadata(path.parent / METADATA_FILE, faults)
-    episodes = {f"episode_{number}": _find(file, f"episode_{number}", faults) for number in numbers}
+    episodes = {name: _find(file, name, faults) for name in names}
     if metadata.get("jpeg_encoding") and any("dtype object" in fault for fault in faults):
         faults.append("Pictures are stored as JPEG, which is not read; record with jpeg_encoding=False.")
     faults[:0] = needed(sum(hdf5.byte_count(items.values()) for items in episodes.values()), max_bytes)
@@ -94,7 +94,7 @@ def _columns(name: str, items: dict[str, hdf5.Item], faults: list[str]) -> Colum
     for leaf in jax.tree.leaves(observations):
         if len(leaf) != count + 1:
             faults.append(f"{name}: observations has {len(leaf)} rows, expected {count + 1} for {count} steps.")
-        if leaf.dtype == np.uint8 and leaf.ndim == 2 and leaf[0, :3].tolist() == JPEG:
+        if leaf.dtype == np.uint8 and leaf.ndim == 2 and leaf[:1, :3].tolist() == [JPEG]:
             faults.append(f"{name}: pictures are stored as JPEG, which is not read; record with jpeg_encoding=False.")
     before, after = (jax.tree.map(lambda leaf, rows=rows: leaf[rows], observations) for rows in (np.s_[:-1], np.s_[1:]))
     return {**arrays, "observations": before, "next_observations": after}

@@ -35,9 +35,9 @@ def contents(path: Path, max_bytes: int) -> Contents:
     columns = {name: arrays[name] for name in COLUMNS if name in arrays}
     if "terminals" in arrays:
         ends = arrays["terminals"]
-        terminals = np.zeros_like(ends)
-        if (masks := arrays.get("masks")) is not None and masks.shape == ends.shape:
-            terminals = np.where(masks == 0, np.ones_like(ends), terminals)
-        columns["terminals"] = terminals
-        columns["timeouts"] = np.where(terminals != 0, np.zeros_like(ends), ends)
+        done = arrays.get("masks", np.ones_like(ends)) == 0
+        if done.shape == ends.shape:
+            columns |= {"terminals": done, "timeouts": np.where(done, np.zeros_like(ends), ends)}
+        else:
+            faults.append(f"masks are {list(done.shape)}, terminals {list(ends.shape)}.")
     return Contents("OGBench npz", columns, npz.names, {}, faults, [], implied=("timeouts",))
