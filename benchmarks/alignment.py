@@ -28,7 +28,7 @@ from scipy import stats
 from safejax import checkpoint, envs
 from safejax.algorithms import marvel
 from safejax.checkpoint import CheckpointError
-from safejax.data.dataset import DatasetError
+from safejax.data import DatasetError
 from safejax.envs.engines.base import Engine
 from safejax.envs.engines.mujoco import make_engine
 from safejax.envs.tasks import ball
