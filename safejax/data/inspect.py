@@ -81,9 +81,7 @@ def summary(
         numbers = (values.mean(), values.std(), values.min(), values.max())
         yield f"{label:13}" + "".join(f"{number:12.6g}" for number in numbers)
     if cost_limit is not None:
-        best = best_safe_return(dataset, cost_limit)
-        kept = f"{(costs <= cost_limit).sum():,} of {len(costs):,} episodes"
-        yield f"cost <= {cost_limit:g}: {kept}, best return {best:g}"
+        yield _kept(dataset, costs, cost_limit)
     named = str(name or attributes.get("task") or attributes.get("dataset_id") or "")
     for score in SCORES:
         for label, value in score(named, float(returns.mean()), float(costs.mean()), cost_limit).items():
@@ -91,6 +89,18 @@ def summary(
     about = {key: value for key, value in attributes.items() if key not in ("format", "notes")}
     yield from _listed("provenance", [f"{key}: {value}" for key, value in about.items()])
     yield from _listed("notes", attributes["notes"])
+
+
+def _kept(dataset: Dataset, costs: np.ndarray, cost_limit: float) -> str:
+    """How many episodes keep the limit, and what is odd about it."""
+    count = int((costs <= cost_limit).sum())
+    best = (
+        f"best return {best_safe_return(dataset, cost_limit):g}" if count else "there is no safe behaviour in the log"
+    )
+    line = f"cost <= {cost_limit:g}: {count:,} of {len(costs):,} episodes, {best}"
+    if cost_limit >= costs.max():
+        line += "; the limit excludes nothing"
+    return line + ("; normalised cost uses eps = 1 at limit 0" if cost_limit == 0 else "")
 
 
 def _widths(arrays: Any) -> str:

@@ -87,6 +87,23 @@ def test_a_bad_file_is_one_line_on_the_standard_error(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("2", "cost <= 2: 3 of 3 episodes, best return 12; the limit excludes nothing"),
+        ("0", "cost <= 0: 1 of 3 episodes, best return 6; normalised cost uses eps = 1 at limit 0"),
+    ],
+)
+def test_limits_that_are_odd(tmp_path, capsys, limit, words):
+    inspect.main([str(bad_files.flat()(tmp_path)), "--cost-limit", limit])
+    assert words in capsys.readouterr().out.splitlines()
+
+
+def test_a_log_without_safe_behaviour(tmp_path, capsys):
+    inspect.main([str(bad_files.flat(costs=np.ones(7))(tmp_path)), "--cost-limit", "0.5"])
+    assert "cost <= 0.5: 0 of 3 episodes, there is no safe behaviour in the log" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", [["--cost-limit", "-1"], ["--episode-length", "0"]])
 def test_a_number_out_of_range_is_one_line(tmp_path, capsys, option):
     assert inspect.main([str(bad_files.flat()(tmp_path)), *option]) == 2
