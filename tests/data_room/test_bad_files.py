@@ -3,9 +3,11 @@
 import warnings
 
 import bad_files
+import data_files
 import h5py
 import numpy as np
 import pytest
+import spoiled_files
 
 from safejax.data import DatasetError, read
 
@@ -28,28 +30,28 @@ def test_it_is_read_and_noted(tmp_path, case):
 
 
 def test_a_good_file_is_read_without_a_word(tmp_path):
-    good = bad_files.flat(timeouts=np.isin(np.arange(7), (5, 6)))(tmp_path)
+    good = data_files.flat(timeouts=np.isin(np.arange(7), (5, 6)))(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read(good)[1] == {"format": "DSRL HDF5", "notes": []}
 
 
 def test_the_trap_would_have_run(tmp_path):
-    path = bad_files.pickled(tmp_path)
+    path = spoiled_files.pickled(tmp_path)
     np.load(path, allow_pickle=True)["observations"]
     assert (tmp_path / "executed").exists()
 
 
 def test_only_next_observations_that_are_not_next_warn(tmp_path):
-    others = bad_files.columns(seed=1)["next_observations"]
+    others = data_files.columns(seed=1)["next_observations"]
     with pytest.warns(UserWarning, match=r"car\.hdf5: next_observations are not .* on 100\.0% of the rows inside"):
-        read(bad_files.flat(next_observations=others)(tmp_path))
+        read(data_files.flat(next_observations=others)(tmp_path))
 
 
 def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):
     path = tmp_path / "car.hdf5"
     with h5py.File(path, "w", libver="latest") as file:  # older layouts hold no large attributes
-        for key, value in bad_files.columns().items():
+        for key, value in data_files.columns().items():
             file[key] = value
         file.attrs["large"] = np.zeros(2**18)
         file.attrs["small"] = np.int64(3)
@@ -70,11 +72,11 @@ def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):
 )
 def test_options_that_are_none(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
-        read(bad_files.flat()(tmp_path), **options)
+        read(data_files.flat()(tmp_path), **options)
 
 
 @pytest.mark.parametrize(
-    "build", [bad_files.flat(), bad_files.npz(), bad_files.minari()], ids=["hdf5", "npz", "minari"]
+    "build", [data_files.flat(), data_files.npz(), data_files.minari()], ids=["hdf5", "npz", "minari"]
 )
 def test_random_damage_is_refused_or_harmless(tmp_path, build):
     path = build(tmp_path)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bad_files import columns, with_value
+from data_files import columns, with_value
 
 from safejax.data import (
     DatasetError,

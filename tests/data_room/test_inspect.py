@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-import bad_files
+import data_files
 import h5py
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def offline(monkeypatch):
 
 
 def test_what_is_printed(tmp_path, capsys, offline):
-    path = bad_files.flat(costs=np.arange(7.0))(tmp_path)
+    path = data_files.flat(costs=np.arange(7.0))(tmp_path)
     with h5py.File(path, "a") as file:
         file.attrs["task"] = "car\x1b[31m"
         file.attrs["long"] = "x" * 1000
@@ -48,17 +48,17 @@ def test_what_is_printed(tmp_path, capsys, offline):
 
 
 def test_minari_and_pictures(tmp_path, capsys):
-    assert inspect.main([str(bad_files.minari()(tmp_path))]) == 0
+    assert inspect.main([str(data_files.minari()(tmp_path))]) == 0
     assert "format       Minari HDF5" in capsys.readouterr().out
     pictures = np.zeros((7, 4, 5, 3), np.uint8)
     with_parts = {"observations": None, "observations/pixels": pictures, "observations/state": np.zeros((7, 2))}
-    path = bad_files.flat(**with_parts, next_observations=None)(tmp_path)
+    path = data_files.flat(**with_parts, next_observations=None)(tmp_path)
     assert inspect.main([str(path)]) == 0
     assert "observation  pixels [4, 5, 3] uint8, state [2] float32" in capsys.readouterr().out
 
 
 def test_options_reach_the_reader(tmp_path, capsys):
-    path = bad_files.flat(costs=None, **bad_files.with_value("actions", 5, 1.31))(tmp_path)
+    path = data_files.flat(costs=None, **data_files.with_value("actions", 5, 1.31))(tmp_path)
     assert inspect.main([str(path), "--costs", "zero", "--clip-actions"]) == 0
     printed = capsys.readouterr().out
     assert "costs: none in the file, all set to 0." in printed
@@ -70,7 +70,7 @@ def test_scores_are_looked_up_by_name(tmp_path, capsys, monkeypatch):
         return {"normalised return": episode_return / 10, "normalised cost": episode_cost / cost_limit} if name else {}
 
     monkeypatch.setattr(inspect, "SCORES", (known,))
-    path = str(bad_files.flat()(tmp_path))
+    path = str(data_files.flat()(tmp_path))
     assert inspect.main([path, "--name", "hopper", "--cost-limit", "4"]) == 0
     assert "normalised return 0.7, of the mean episode\nnormalised cost 0.25, of" in capsys.readouterr().out
     assert inspect.main([path]) == 0
@@ -78,7 +78,7 @@ def test_scores_are_looked_up_by_name(tmp_path, capsys, monkeypatch):
 
 
 def test_a_bad_file_is_one_line_on_the_standard_error(tmp_path):
-    path = bad_files.flat(costs=None)(tmp_path)
+    path = data_files.flat(costs=None)(tmp_path)
     command = [sys.executable, "-m", "safejax.data.inspect", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"})
     assert done.returncode == 2
@@ -95,18 +95,18 @@ def test_a_bad_file_is_one_line_on_the_standard_error(tmp_path):
     ],
 )
 def test_limits_that_are_odd(tmp_path, capsys, limit, words):
-    inspect.main([str(bad_files.flat()(tmp_path)), "--cost-limit", limit])
+    inspect.main([str(data_files.flat()(tmp_path)), "--cost-limit", limit])
     assert words in capsys.readouterr().out.splitlines()
 
 
 def test_a_log_without_safe_behaviour(tmp_path, capsys):
-    inspect.main([str(bad_files.flat(costs=np.ones(7))(tmp_path)), "--cost-limit", "0.5"])
+    inspect.main([str(data_files.flat(costs=np.ones(7))(tmp_path)), "--cost-limit", "0.5"])
     assert "cost <= 0.5: 0 of 3 episodes, there is no safe behaviour in the log" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", [["--cost-limit", "-1"], ["--episode-length", "0"]])
 def test_a_number_out_of_range_is_one_line(tmp_path, capsys, option):
-    assert inspect.main([str(bad_files.flat()(tmp_path)), *option]) == 2
+    assert inspect.main([str(data_files.flat()(tmp_path)), *option]) == 2
     printed, error = capsys.readouterr()
     assert printed == ""
     assert error.count("\n") == 1

@@ -7,7 +7,7 @@ import h5py
 import jax
 import numpy as np
 import pytest
-from bad_files import columns, minari, minari_episodes, npz, ogbench_columns, write
+from data_files import columns, minari, minari_episodes, npz, ogbench_columns, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
