@@ -6,6 +6,7 @@ from safejax.training.host import HostState, evaluate_host, host_rollout, init_o
 from safejax.training.offline import train_offline
 from safejax.training.online import OnlineState, init_online, replay_for, train_iteration, train_online
 from safejax.training.rollout import Actors, evaluate, rollout, start
+from safejax.training.slabs import train_offline_slabs
 
 __all__ = [
     "Actors",
@@ -25,6 +26,7 @@ __all__ = [
     "start",
     "train_iteration",
     "train_offline",
+    "train_offline_slabs",
     "train_online",
     "train_online_host",
     "whole_episodes",
