@@ -210,7 +210,7 @@ def measure(options: argparse.Namespace) -> str:
     if options.data is None and config["data"] is None:
         raise RunError(f"{options.run}: made its own data set; give its file with --data, from the cache's datasets/")
     data, count = options.data or Path(config["data"]), options.pairs
-    transitions = phases.load_data(data, env).transitions
+    transitions = phases.load_data(data, env)[0].transitions
     if count > len(transitions.reward):
         raise RunError(f"--pairs is {count}, {data} has {len(transitions.reward)} rows")
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import evaluation
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from bridges import Online
 from phases import Job
 from presets import METHODS, plain
 
-from safejax import training
+from safejax import envs, training
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.runs import save_policy, write_json
 
@@ -66,7 +67,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             )
         )
     step_budget = {methods[name].label: int(curve.env_steps[-1]) for name, curve in curves.items()}
-    table = report.table(rows, limit, plain(budget), target, step_budget)
+    reference = envs.task(job.env.name).reference
+    scores = {row.method: evaluation.scores(row.episode_return, row.episode_cost, (limit,), reference) for row in rows}
+    table = f"{report.table(rows, limit, plain(budget), target, step_budget)}\n\n{evaluation.table(scores)}"
 
     results = {
         "command": " ".join(["python", "benchmarks/offline_to_online.py", *sys.argv[1:]]),
@@ -82,7 +85,7 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             "episodes": int(episode_returns(dataset)[0].shape[0]),
         },
         "target_return": target,
-        "rows": {row.method: _row_values(row) for row in rows},
+        "rows": {row.method: _row_values(row) | scores[row.method] for row in rows},
         "curves": {
             methods[name].label: {
                 "env_steps": curve.env_steps.tolist(),

@@ -23,6 +23,8 @@ import safejax
 from safejax import checkpoint, training
 from safejax.algorithms import bc, ppo_lag
 from safejax.data import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
+from safejax.data.provenance import check_provenance, provenance
+from safejax.envs.pixels import renderer
 from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
@@ -133,21 +135,25 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         seed=seed,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_dsrl(path, dataset, recipe)
+    origin = provenance(
+        task=env.name, engine=job.engine, renderer=renderer(env), seed=seed, collector=recipe["collector"]
+    )
+    write_dsrl(path, dataset, recipe | origin)
     for part in folder.iterdir():
         part.unlink()
     return path
 
 
-def load_data(path: Path, env: Env) -> Dataset:
-    """Read a data set in DSRL's layout and check that it fits the task.
+def load_data(path: Path, env: Env) -> tuple[Dataset, str]:
+    """A data set in DSRL's layout that fits the task, and a note if it does not say where it comes from.
 
     Raises:
       DatasetError: one line with what was found and expected.
     """
-    dataset, _ = read_dsrl(path)
+    dataset, attributes = read_dsrl(path)
+    note = check_provenance(attributes, task=env.name, renderer=renderer(env), source=str(path))
     check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
-    return dataset
+    return dataset, note
 
 
 def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Dataset:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,12 +20,10 @@ from safejax.data.checks import DatasetError, printable
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.data.formats.storage import MAX_BYTES
 from safejax.data.reading import REPAIRS, read
+from safejax.scores import known_scores
 from safejax.types import check_range
 
 SHOWN_LETTERS = 160
-
-SCORES: tuple[Callable[[str, float, float, float | None], dict[str, float]], ...] = ()
-"""Functions (name, episode return, episode cost, cost limit) -> scores by name; {} of a task they do not know."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,9 +81,8 @@ def summary(
     if cost_limit is not None:
         yield _kept(dataset, costs, cost_limit)
     named = str(name or attributes.get("task") or attributes.get("dataset_id") or "")
-    for score in SCORES:
-        for label, value in score(named, float(returns.mean()), float(costs.mean()), cost_limit).items():
-            yield f"{label} {value:g}, of the mean episode"
+    for label, value in known_scores(named, float(returns.mean()), float(costs.mean()), cost_limit).items():
+        yield f"{label} {value:g}, of the mean episode"
     about = {key: value for key, value in attributes.items() if key not in ("format", "notes")}
     yield from _listed("provenance", [f"{key}: {value}" for key, value in about.items()])
     yield from _listed("notes", attributes["notes"])

@@ -69,6 +69,15 @@ def test_data_of_another_width_is_refused(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_data_of_another_task_is_refused(capsys, tmp_path):
+    ends = np.arange(6) == 5
+    data = from_arrays(np.zeros((6, 8)), np.zeros((6, 2)), np.zeros(6), np.zeros(6), 0 * ends, ends)
+    write_dsrl(tmp_path / "car.hdf5", data, {"task": "car_circle", "safejax": "0.1.0"})
+    message = refused(capsys, "--data", str(tmp_path / "car.hdf5"), "--output", str(tmp_path / "run"))
+    assert "collected in 'car_circle', expected 'ball_circle'" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_without_costs_is_refused(capsys, tmp_path):
     path = tmp_path / "costless.hdf5"
     with h5py.File(path, "w") as file:
