@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import report
 from bridges import Online
+from film import film, write_gif
 from phases import Job
 from presets import METHODS, plain
 
-from safejax import envs, training
+from safejax import envs
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.runs import save_policy, write_json
 
@@ -157,17 +158,7 @@ def _save(job: Job, name: str, row: Online, learner: Any) -> None:
 
 
 def _film(job: Job, label: str, row: Online, learner: Any, path: Path) -> None:
-    """One deterministic episode of the first seed from above."""
-    env, algorithm = job.env, row.finetuning
+    """One deterministic episode of the first seed."""
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], learner)
-
-    @jax.jit
-    def episode(state: Any, key: Any) -> Any:
-        actors = training.start(algorithm, env, state, key, 1)
-        return training.rollout(algorithm, env, state, actors, key, env.episode_length, explore=False)[1]
-
-    transitions = episode(state, jax.random.key(job.seeds[0]))
-    # Every task so far observes its planar position first, in units of ten metres.
-    positions = 10.0 * np.asarray(transitions.observation[:, 0, :2])
-    costs, rewards = np.asarray(transitions.cost[:, 0]), np.asarray(transitions.reward[:, 0])
-    report.policy_gif(path, positions, costs, rewards=rewards, title=label)
+    episode = film(row.finetuning, job.env, state, jax.random.key(job.seeds[0]))
+    write_gif(path, episode, label)
