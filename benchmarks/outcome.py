@@ -102,9 +102,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
     title = f"{job.env.name}, cost limit {limit:g}, {len(job.seeds)} seeds"
     labels = [method.label for method in methods.values()]  # all of them, so that colours stay
     report.learning_curves(run.directory / "learning_curves.png", labelled, limit, title, labels)
-    for name, learner in learners.items():
-        _save(job, name, online[name], learner)
     shown = "marvel" if "marvel" in learners else next(iter(learners))
+    for name, learner in learners.items():
+        _save(job, name, online[name], learner, data_path, default=name == shown)
     _film(job, methods[shown].label, online[shown], learners[shown], run.directory / "policy.gif")
     return f"{table}\n\ndata set: {data_path}\nwritten to {run.directory}"
 
@@ -139,7 +139,7 @@ def _row_values(row: report.Row) -> dict[str, Any]:
     }
 
 
-def _save(job: Job, name: str, row: Online, learner: Any) -> None:
+def _save(job: Job, name: str, row: Online, learner: Any, data_path: Path, *, default: bool) -> None:
     save = functools.partial(
         save_policy,
         state=learner,
@@ -150,7 +150,12 @@ def _save(job: Job, name: str, row: Online, learner: Any) -> None:
         hidden_sizes=job.budget.hidden_sizes,
         network_options=row.network_options,
         seeds=job.seeds,
+        default=default,
         task=job.env.name,
+        engine=job.engine,
+        limit=job.limit,
+        offline=job.offline,
+        data=data_path.name,
         row=name,
     )
     (job.run.directory / "policies").mkdir(exist_ok=True)

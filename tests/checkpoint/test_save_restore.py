@@ -83,7 +83,7 @@ def test_round_trip(tmp_path):
     assert all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in jax.tree.leaves(again))
     about = metadata(tmp_path / "run")
     assert about["config"]["learning_rate"] == 3e-4
-    assert about["config_class"].endswith("test_checkpoint.Config")
+    assert about["config_class"].endswith("test_save_restore.Config")
     assert about["extra"] == {"environment": "point"}
     assert {"jax", "orbax-checkpoint", "numpy"} <= about["versions"].keys()
     assert about["leaves"]["actor.params.params.layer_0.kernel"]["shape"] == [3, 5]
@@ -234,7 +234,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("safejax.checkpoint.FORMAT_VERSION", 2)
+    monkeypatch.setattr("safejax.checkpoint.description.FORMAT_VERSION", 2)
     save(tmp_path / "run", {})
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format 2 is newer than this safejax; update it"):
@@ -268,7 +268,7 @@ def test_damage_that_reaches_orbax_is_one_line(tmp_path, monkeypatch):
     content[len(content) // 2] ^= 4
     sums = metadata(tmp_path / "run")["files"]
     flip.write_bytes(content)
-    monkeypatch.setattr("safejax.checkpoint._file_sums", lambda folder: sums)  # the first line of defense is down
+    monkeypatch.setattr("safejax.checkpoint.arrays.file_sums", lambda folder: sums)  # the first line of defense is down
     with pytest.raises(DamagedCheckpointError, match=r"unreadable|fail their checksum"):
         restore(tmp_path / "run", state)
 
@@ -280,8 +280,8 @@ def test_a_value_that_orbax_reads_wrongly_is_found(tmp_path, monkeypatch):
     def read_wrongly(folder, leaves):
         return {**read(folder, leaves), "step": np.int32(4)}
 
-    read = safejax.checkpoint._read_arrays
-    monkeypatch.setattr("safejax.checkpoint._read_arrays", read_wrongly)
+    read = safejax.checkpoint.arrays.read_arrays
+    monkeypatch.setattr("safejax.checkpoint.arrays.read_arrays", read_wrongly)
     with pytest.raises(DamagedCheckpointError, match=r"the values of step fail their checksum; restore an older"):
         restore(tmp_path / "run", state)
 
@@ -384,7 +384,7 @@ def test_rotation_keeps_the_last_two(tmp_path):
     assert step == 9
     assert_same(state, make_state(9))
     assert metadata(checkpoints.path(9))["extra"] == {"env_steps": 90}
-    with pytest.raises(CheckpointError, match="holds step 9, newer than 7; resume, or use another one"):
+    with pytest.raises(CheckpointError, match="holds step 9, expected none from 7 on; resume, or use another one"):
         checkpoints.save(7, state)
     with pytest.raises(ValueError, match="keep is 0, expected at least 1"):
         Checkpoints(tmp_path, keep=0)
