@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import urllib.parse
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+from safejax.checkpoint.quiet import quiet
 
 
 def write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -56,15 +57,10 @@ def _orbax_name(path: str) -> str:
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[ocp.Checkpointer]:
-    """Orbax for this process alone, quiet: what matters of its many lines comes back as an exception."""
+    """Orbax for this process alone."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=f"process{me}")
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
+    with quiet():
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield checkpointer
-    finally:
-        logger.setLevel(level)

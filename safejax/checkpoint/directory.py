@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -88,9 +89,10 @@ def write(directory: Path, content: Content) -> None:
     except CheckpointError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
+        reason = "disk full" if os.strerror(errno.ENOSPC) in str(error) else first_line(error)
         raise CheckpointError(
-            f"{directory}: the write failed ({first_line(error)}); check free space and permissions. "
-            "The checkpoint that was there before is intact"
+            f"{directory}: the write failed ({reason}); check free space and permissions. "
+            "What was saved before is intact"
         ) from error
 
 

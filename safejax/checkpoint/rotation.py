@@ -27,7 +27,7 @@ class Checkpoints:
       config: stored with every checkpoint and compared by `latest` and `best`.
       keep: how many of the newest steps stay on disk.
       keep_best: how many stay besides because their metric is the largest; of equal ones the newer.
-      log: told in one line about each damaged step that `latest` or `best` passes over.
+      log: told in one line about each damaged step that is passed over.
     """
 
     def __init__(
@@ -88,10 +88,15 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: cannot be made ({first_line(error)})") from error
         with exclusive(self.directory):
             self._empty_trash()  # first, for its space
-            write(self.path(step), content)
+            try:
+                write(self.path(step), content)
+            except CheckpointError as error:
+                last = f"the last whole step is {max(self.steps())}" if self.steps() else "no step is here yet"
+                raise CheckpointError(f"{error}; {last}") from error
             self._damaged.discard(step)
             steps = [other for other in self.steps() if other <= step]
-            self._throw_away({*steps[-self.keep :], *self._ranked(steps)[: self.keep_best]})
+            best = self._ranked(steps)[: self.keep_best] if self.keep_best else []
+            self._throw_away({*steps[-self.keep :], *best})
 
     def _ranked(self, steps: Iterable[int]) -> list[int]:
         """Those of `steps` that have a metric, best first."""
@@ -99,8 +104,9 @@ class Checkpoints:
         for step in steps:
             try:
                 metric = metadata(self.path(step)).get("metric")
-            except CheckpointError:
-                continue  # not one to keep for its quality
+            except DamagedCheckpointError as error:
+                self._skip(step, error)
+                continue
             if metric is not None:
                 metrics[step] = (metric, step)
         return sorted(metrics, key=lambda step: metrics[step], reverse=True)
@@ -143,8 +149,11 @@ class Checkpoints:
             try:
                 return step, restore(self.path(step), like, config=self.config)
             except DamagedCheckpointError as error:
-                self._damaged.add(step)
-                self.log(f"skipped checkpoint {step}: {error}")
+                self._skip(step, error)
         raise CheckpointError(
             f"{self.directory}: none of steps {sorted(steps)} is whole; restore a copy or use another directory"
         )
+
+    def _skip(self, step: int, error: DamagedCheckpointError) -> None:
+        self._damaged.add(step)
+        self.log(f"skipped checkpoint {step}: {error}")

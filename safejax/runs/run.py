@@ -95,7 +95,7 @@ class Run:
 
         Raises:
           Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
-          FloatingPointError: a record is not finite; the last good chunk stays on disk.
+          FloatingPointError: a record or the state is not finite; the last good chunk stays on disk.
         """
         saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name)
         found = saved.latest(jax.eval_shape(initial))
