@@ -66,7 +66,7 @@ def measure(folder: Path, kill_count: int, share: float, seed: int, options: lis
     kills: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     with tqdm(total=kill_count, unit="kill", dynamic_ncols=True) as bar:
-        while len(kills) < kill_count or len(runs) == 0 or kills[-1]["run"] == len(runs):
+        while len(kills) < kill_count or kills[-1]["run"] == len(runs):
             job = start(folder / f"killed-{len(runs)}", options, compiled=undisturbed)
             delay = source.uniform(0.0, share * seconds) if len(kills) < kill_count else None
             if job.killed_after(delay):
