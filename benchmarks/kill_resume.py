@@ -8,6 +8,7 @@ compared with the undisturbed one, byte by byte. Compiled programs are shared, d
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import random
 import subprocess
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from safejax.runs import write_json
 
 HERE = Path(__file__).resolve().parent
+VERSIONS = ("safejax", "jax", "orbax-checkpoint", "mujoco", "numpy")
 COMPARED = ("results.json", "table.txt", "metrics.jsonl", "learning_curves.png", "policy.gif")
 
 
@@ -49,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         results = measure(Path(folder), options.kills, options.share, options.seed, options.options)
     command = " ".join(["python", "benchmarks/kill_resume.py", *(sys.argv[1:] if arguments is None else arguments)])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, {"command": command, "seed": options.seed, **results})
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    write_json(options.output, {"command": command, "seed": options.seed, "versions": versions, **results})
     runs = results["runs"]
     equal = sum(run["equal"]["results.json"] for run in runs)
     print(f"{len(results['kills'])} kills, {len(runs)} runs ended, results.json equal in {equal} of {len(runs)}")
