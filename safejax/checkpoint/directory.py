@@ -154,6 +154,8 @@ def exclusive(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"{directory}: another process is saving here; use another directory") from None
+        except OSError:  # a network disk that locks no directories; a Run locks a file besides
+            pass
         yield
     finally:
         os.close(descriptor)

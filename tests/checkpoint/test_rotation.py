@@ -105,6 +105,14 @@ def test_two_writers_are_one_too_many(tmp_path):
     assert checkpoints.steps() == [1, 2]
 
 
+def test_a_disk_without_locks_will_do(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert filled(tmp_path / "run", [1.0, 2.0]).steps() == [1, 2]
+
+
 def test_latest_walks_back_over_damage_and_tells(tmp_path):
     told = []
     checkpoints = Checkpoints(tmp_path / "run", log=told.append, keep=3)
