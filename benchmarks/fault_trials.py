@@ -63,24 +63,32 @@ def heard(pipe: Connection) -> list[Any]:
     return messages
 
 
-def killed_while_saving(folder: Path, trials: Collection[int], clock: random.Random) -> Row:
-    """SIGKILL up to 1.6 s into back-to-back saves of 24 MB; every listed step is restored and compared."""
-    checkpoints, like, newest = Checkpoints(folder), workers.state_of(0), 0
-    half, lost, wrong = 0, 0, 0
-    for _ in trials:
-        with process(workers.save_on_and_on, folder, newest + 1) as (worker, pipe):
-            pipe.recv()
-            time.sleep(clock.uniform(0.0, 1.6))
-            worker.kill()
-            returned = [newest, *heard(pipe)][-1]
-        half += len(list(folder.glob("[0-9]*/arrays-*"))) > len(checkpoints.steps())
-        newest, state = checkpoints.latest(like) or (0, None)
-        lost += max(0, returned - newest)
-        for step in checkpoints.steps():
-            state = checkpoint.restore(checkpoints.path(step), like)
-            wrong += not workers.is_exact(step, state)
-    happened = f"{half} times a half-written save was on disk; all listed steps restored, {newest} saves in all"
-    return Row("kill -9 while saving", len(trials), happened, f"{lost} saves that had returned", wrong)
+def killed_while_saving(values: int, fault: str) -> Callable[..., Row]:
+    """A trial of SIGKILL up to 1.6 s into back-to-back saves; every listed step is restored and compared."""
+
+    def tried(folder: Path, trials: Collection[int], clock: random.Random) -> Row:
+        checkpoints, like, newest = Checkpoints(folder), workers.state_of(0, values), 0
+        half, lost, wrong = 0, 0, 0
+        for _ in trials:
+            with process(workers.save_on_and_on, folder, newest + 1, values) as (worker, pipe):
+                pipe.recv()
+                time.sleep(clock.uniform(0.0, 1.6))
+                worker.kill()
+                returned = [newest, *heard(pipe)][-1]
+            half += len(list(folder.glob("[0-9]*/arrays-*"))) > len(checkpoints.steps())
+            newest, state = checkpoints.latest(like) or (0, None)
+            lost += max(0, returned - newest)
+            for step in checkpoints.steps():
+                state = checkpoint.restore(checkpoints.path(step), like)
+                wrong += not workers.is_exact(step, state)
+        happened = f"{half} times a half-written save was on disk; all listed steps restored, {newest} saves in all"
+        return Row(fault, len(trials), happened, f"{lost} saves that had returned", wrong)
+
+    return tried
+
+
+killed_saving_much = killed_while_saving(workers.VALUES, "kill -9 while saving 24 MB")
+killed_saving_little = killed_while_saving(20_000, "kill -9 while saving 80 kB")
 
 
 def full_disk(folder: Path, trials: Collection[int], clock: random.Random) -> Row:

@@ -36,12 +36,12 @@ def is_exact(step: int, state: dict[str, np.ndarray]) -> bool:
     return all(state[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
-def save_on_and_on(pipe: Connection, directory: Path, first: int) -> None:
+def save_on_and_on(pipe: Connection, directory: Path, first: int, values: int) -> None:
     """Save step after step until killed; every step is sent once its save returned."""
     checkpoints = Checkpoints(directory)
     pipe.send("ready")
     for step in itertools.count(first):
-        checkpoints.save(step, state_of(step))
+        checkpoints.save(step, state_of(step, values))
         pipe.send(step)
 
 

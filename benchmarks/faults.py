@@ -27,7 +27,8 @@ VERSIONS = ("safejax", "jax", "orbax-checkpoint", "tensorstore", "numpy")
 
 # name -> how often it is tried by default, and the trial: (empty folder, trials counted from 1, clock) -> Row
 FAULTS: dict[str, tuple[int, Callable[..., trials.Row]]] = {
-    "kill_while_saving": (100, trials.killed_while_saving),
+    "kill_saving_much": (100, trials.killed_saving_much),
+    "kill_saving_little": (100, trials.killed_saving_little),
     "kill_run": (10, trials.killed_run),
     "disk_full": (5, trials.full_disk),
     "flipped_bit": (100, trials.flipped_bit),
