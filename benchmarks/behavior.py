@@ -134,7 +134,7 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
         state, transitions = jax.lax.scan(functools.partial(iteration, updates), state, None, length)
         actor = bc.State(state.learner.step, state.learner.actor)
         episodes = training.evaluate(player, env, actor, key, 10)
-        return state, transitions, jnp.mean(episodes.episode_return)
+        return state, transitions, jnp.mean(episodes.episode_return, where=episodes.finished)
 
     warm_up, learn = (jax.jit(functools.partial(chunk, updates), donate_argnums=0) for updates in (0, recipe.env_count))
 

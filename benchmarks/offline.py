@@ -192,8 +192,8 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
     scaled = scale_rewards(dataset, chosen.reward)
     keys, example = job.keys(_UPDATE), example_transition(job.env)
     init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))
-    step_count = min(job.every, chosen.updates)
-    loop = functools.partial(training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size)
+    step_count, guarded = min(job.every, chosen.updates), training.skip_non_finite(algorithm)
+    loop = functools.partial(training.train_offline, guarded, step_count=step_count, batch_size=chosen.batch_size)
     learn = jax.jit(jax.vmap(loop, in_axes=(0, None, 0)), donate_argnums=0)
     play = evaluator(job, learner)
 
@@ -201,7 +201,7 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
         began = time.perf_counter()
         state, metrics = jax.block_until_ready(learn(state, scaled, keys))
         record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
-        record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()} | play(state)
+        record |= training.finite_means(metrics, first_update=index * step_count) | play(state)
         record["wall_s"] = time.perf_counter() - began
         record["peak_rss_mb"] = measure.memory()["peak_rss_mb"]
         return state, record
@@ -238,7 +238,7 @@ def evaluator(job: Job, learner: Learner) -> Any:
     def play(state: Any, key: Array) -> dict[str, Array]:
         episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)
         sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
-        return {name: jnp.mean(value) for name, value in sums.items()}
+        return {name: jnp.mean(value, where=episodes.finished) for name, value in sums.items()}  # none finished: NaN
 
     jitted = jax.jit(jax.vmap(play))
     return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))

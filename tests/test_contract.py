@@ -42,7 +42,7 @@ from safejax.algorithms import (
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
 from safejax.networks import PixelEncoder
-from safejax.training import train_offline
+from safejax.training import skip_non_finite, train_offline
 from safejax.types import Algorithm, EpisodeStats, Transition
 
 OBSERVATION, ACTION, ROWS, BATCH = 5, 2, 64, 8
@@ -312,6 +312,21 @@ def test_a_nan_reward_shows_in_the_metrics(name):
         jax.random.key(1),
     )
     assert any(bool(jnp.isnan(value)) for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", ["iql_safe", "td3_bc", "ppo_lag", "marvel_finetuning"])
+def test_a_guarded_update_skips_a_nan_reward_and_else_changes_nothing(name):
+    """Over the compiled update, whose results it gets or refuses."""
+    case, algorithm, example, init, update = prepared(name)
+    guarded = skip_non_finite(algorithm._replace(update=update)).update
+    state, batch, key = init(jax.random.key(0), example), batch_of(case, algorithm), jax.random.key(1)
+    after, metrics = guarded(state, batch, key)
+    expected, plain = update(state, batch, key)
+    chex.assert_trees_all_equal((after, metrics), (expected, plain | {"skipped": 0.0}))
+    poisoned = batch._replace(reward=batch.reward.at[(0,) * batch.reward.ndim].set(math.nan))
+    after, metrics = guarded(state, poisoned, key)
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal(after, state._replace(step=state.step + 1))
 
 
 @names

@@ -45,7 +45,6 @@ THIRD_PARTIES = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
     "optax": {"gradients", "algorithms"},
-    "flashbax": {"data"},
     "h5py": {"data"},
     "tqdm": {"data", "runs"},
 }

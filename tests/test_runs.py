@@ -219,7 +219,9 @@ def test_a_record_that_is_not_finite_stops_and_keeps_the_last_good_chunk(tmp_pat
         state, record = advance(state, index)
         return state, record | ({"critic/loss": value} if index == 2 else {})
 
-    with pytest.raises(FloatingPointError, match="first, chunk 3: critic/loss is not finite"):
+    with pytest.raises(
+        FloatingPointError, match="first, chunk 3: 'critic/loss' is not finite; the last good checkpoint is chunk 2"
+    ):
         finish(tmp_path / "run", diverging)
     saved = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints" / "first")
     assert saved.steps()[-1] == 2

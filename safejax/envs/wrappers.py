@@ -85,9 +85,7 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         fresh = engine.start(done, *start), start.layout
         physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
         observation = observe(*fresh, done, final_observation)
-        final_observation = jax.tree.map(
-            lambda new, old: jnp.where(diverged, new, old), observation, final_observation
-        )
+        final_observation = jax.tree.map(lambda new, old: jnp.where(diverged, new, old), observation, final_observation)
         return EnvState(
             physics=physics,
             observation=observation,

@@ -95,7 +95,8 @@ class Run:
 
         Raises:
           Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
-          FloatingPointError: a record or the state is not finite; the last good chunk stays on disk.
+          FloatingPointError: `advance` or `check` raised one, or a record or the state is not finite; names the last
+            good chunk, which stays on disk.
         """
         saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name)
         found = saved.latest(jax.eval_shape(initial))
@@ -109,10 +110,14 @@ class Run:
         with tqdm(total=chunk_count, initial=done, desc=name, unit="chunk", dynamic_ncols=True) as bar:
             for index in range(done, chunk_count):
                 began = time.perf_counter()
-                state, record = advance(state, index)
-                record = {key: np.asarray(value).tolist() for key, value in record.items()}
-                check()
-                _refuse_non_finite(name, index, record)
+                try:
+                    state, record = advance(state, index)
+                    record = {key: np.asarray(value).tolist() for key, value in record.items()}
+                    check()
+                    _refuse_non_finite(record)
+                except FloatingPointError as error:
+                    last = f"the last good checkpoint is chunk {index}" if index else "there is no good checkpoint yet"
+                    raise FloatingPointError(f"{name}, chunk {index + 1}: {error}; {last}") from None
                 # In this order a kill between the two leaves a record too many, which the next start drops.
                 self._append_metrics({"stage": name, "chunk": index, **record})
                 saved.save(index + 1, state)
@@ -215,11 +220,11 @@ def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={stored.get(name)!r} (asked for {given.get(name)!r})" for name in names[:3])
 
 
-def _refuse_non_finite(stage: str, chunk: int, record: Mapping[str, Any]) -> None:
+def _refuse_non_finite(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         if not np.all(np.isfinite(np.asarray(value, np.float64))):
             raise FloatingPointError(
-                f"{stage}, chunk {chunk + 1}: {name} is not finite; the last good chunk is on disk"
+                f"{name!r} is not finite" + (f" by update {record['updates']}" if "updates" in record else "")
             )
 
 

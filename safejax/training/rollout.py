@@ -99,7 +99,7 @@ def account(
 ) -> tuple[Actors, Transition, EpisodeStats]:
     """What a step amounts to: the only place where a `Transition` is made from an `EnvState`.
 
-    Where the simulation diverged the row's reward is NaN, which marks it as no transition, and its episode is forgotten.
+    Where the simulation diverged the row's reward is NaN, which marks it as no transition; its episode is forgotten.
     """
     env_count = actors.env.reward.shape[0]
     last, diverged = after.terminated | after.truncated, jnp.broadcast_to(after.diverged, (env_count,))

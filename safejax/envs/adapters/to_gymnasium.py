@@ -19,9 +19,9 @@ def to_gymnasium(env: str | Env, count: int, *, seed: int = 0) -> Any:
 
     An environment that ends is reset within the same step (AutoresetMode.SAME_STEP): its row of the observation is
     the next episode's, `info["final_obs"]` holds what it saw last. `info["cost"]` [count] is the cost of every step;
-    ended rows have it in `info["final_info"]` too. Where simulations diverged, `info["diverged"]`
-    [count] says which: that step is truncated, its reward and cost are 0, and it is not to be learned from. Copy i under the seed s does what copy 0 does under s + i. Actions
-    outside the space are clipped to [-1, 1], or refused where they are discrete.
+    ended rows have it in `info["final_info"]` too. Where simulations diverged, `info["diverged"]` [count] says which:
+    that step is truncated, its reward and cost are 0, and it is not to be learned from. Copy i under the seed s does
+    what copy 0 does under s + i. Actions outside the space are clipped to [-1, 1], or refused where they are discrete.
 
     Args:
       env: a task name, run on its default engine, or an environment.

@@ -173,7 +173,7 @@ class Host:
         given = action.reshape(len(state), -1)
         action = np.clip(given.astype(np.float64), -1.0, 1.0)
         worker.state[...] = state
-        misled = ~np.isfinite(action).all(axis=-1)
+        misled = np.logical_not(np.isfinite(action).all(axis=-1))
         lost = misled | ~np.isfinite(state).all(axis=-1)
         if misled.any():
             self._keep(_not_finite(self.task.name, misled, given))
@@ -222,7 +222,7 @@ class Host:
             self._failure = failure
 
 
-def _not_finite(name: str, misled: np.ndarray, action: np.ndarray) -> FloatingPointError:
+def _not_finite(name: str, misled: Any, action: np.ndarray) -> FloatingPointError:
     index = np.flatnonzero(misled)[0]
     found = f"{name}: action {action[index].tolist()} in simulation {index} ({misled.sum()} of {misled.size})"
     return FloatingPointError(f"{found}, expected finite numbers; look at the policy's inputs and parameters")
