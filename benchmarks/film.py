@@ -56,7 +56,7 @@ def film(algorithm: Algorithm, env: Env, state: Any, key: Key, *, frame_count: i
     def play(state: Any, key: Key) -> Any:
         def step(actors: Actors, _: None) -> Any:
             view = scene.view(jax.tree.map(lambda leaf: leaf[0], actors.env))
-            actors, transition, *_ = act_and_step(algorithm, env, state, actors, key, explore=False)
+            actors, transition, _episode = act_and_step(algorithm, env, state, actors, key, explore=False)
             row = transition.reward[0], transition.cost[0], transition.last[0]
             return actors, (view.xpos, view.xquat, scene.place(view), row)
 

@@ -169,6 +169,14 @@ def prepared(name: str):
 
 
 names = pytest.mark.parametrize("name", CASES)
+# Of the tests that compile most, one form of a method runs always; the others are slow ones, run by hand.
+OTHER_FORMS = {
+    *("iql", "iql_squashed", "awr", "td3_bc_safe", "idql", "idql_quantile", "align_iql", "align_iql_hard", "sfbc"),
+    *("diffusion_ql", "diffcps", "diffcps_safe", "cpq", "pex", "pex_alignment"),
+}
+costly = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OTHER_FORMS else name for name in CASES]
+)
 
 
 def test_every_method_of_the_table_has_a_case():
@@ -199,7 +207,7 @@ def test_one_trace_serves_every_step(name):
     assert update._cache_size() == programs
 
 
-@names
+@costly
 def test_jit_equals_no_jit(name):
     case, algorithm, example, init, update = prepared(name)
     state = init(jax.random.key(0), example)
@@ -210,7 +218,7 @@ def test_jit_equals_no_jit(name):
     chex.assert_trees_all_close(update(state, batch, key), plain, rtol=1e-4, atol=1e-5)
 
 
-@names
+@costly
 def test_vmapped_seeds_equal_single_runs(name):
     case, algorithm, example, init, update = prepared(name)
     keys = jax.random.split(jax.random.key(3), 2)
@@ -236,7 +244,7 @@ def test_save_restore_continue_equals_uninterrupted(name, tmp_path):
     chex.assert_trees_all_equal(update(restored, second, key), update(state, second, key))
 
 
-@names
+@costly
 def test_two_chunks_of_a_donated_state_equal_one(name):
     case, algorithm, example, init, _ = prepared(name)
     if algorithm.batch.kind == "fresh":
@@ -285,7 +293,7 @@ def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
         assert not np.array_equal(drawn, calm)
 
 
-@names
+@costly
 def test_four_devices_equal_one(name):
     case, algorithm, example, init, update = prepared(name)
     batch, key = batch_of(case, algorithm), jax.random.key(1)
