@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fault_numbers as numbers
 import fault_trials as trials
 from offline_to_online import OneLineParser, choose, stop
 from tqdm import tqdm
@@ -40,6 +41,8 @@ FAULTS: dict[str, tuple[int, Callable[..., trials.Row]]] = {
     "sigterm": (10, trials.terminated_run),
     "ctrl_c": (10, trials.interrupted_run),
     "nan_state": (5, trials.state_of_nans),
+    "nan_reward": (20, numbers.nan_reward),
+    "diverging_physics": (20, numbers.diverging_physics),
 }
 
 
@@ -63,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows, began = [], time.perf_counter()
     for name in names:
         count, tried = FAULTS[name]
-        numbers = tqdm(range(1, (options.trials or count) + 1), name, unit="trial", dynamic_ncols=True)
+        tries = tqdm(range(1, (options.trials or count) + 1), name, unit="trial", dynamic_ncols=True)
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(tried(Path(folder) / "here", numbers, random.Random(f"{options.seed} {name}")))
+            rows.append(tried(Path(folder) / "here", tries, random.Random(f"{options.seed} {name}")))
     print(table(rows))
     command = ["python", "benchmarks/faults.py", *(sys.argv[1:] if arguments is None else arguments)]
     results = {

@@ -19,6 +19,8 @@ from safejax.types import Algorithm, Env, Key
 NEARER = ("hopper", "walker2d", "half_cheetah", "humanoid", "ant_velocity", "swimmer", "drone_run", "ball_run")
 """Tasks that start so, whose robot would be a few pixels to a camera that sees everything."""
 
+EDGE, CAPTION = 4, 18  # pixels around and above a picture
+
 
 def camera_of(name: str, scene: Scene) -> str:
     """The camera that shows most of the task `name`."""
@@ -36,7 +38,7 @@ class Film(NamedTuple):
     costs: np.ndarray  # [T]
 
 
-def film(algorithm: Algorithm, env: Env, state: Any, key: Key, *, frame_count: int = 60, size: int = 128) -> Film:
+def film(algorithm: Algorithm, env: Env, state: Any, key: Key, *, frame_count: int = 50, size: int = 160) -> Film:
     """Play an episode deterministically and draw it before some of its steps, evenly chosen.
 
     Args:
@@ -75,14 +77,16 @@ def write_gif(path: str | os.PathLike, film: Film, title: str = "") -> None:
     """Write a film as a GIF of 20 pictures a second, with running sums and a frame that is red where a step costs."""
     sums = {"return": np.cumsum(film.rewards), "cost": np.cumsum(film.costs)}
     height, width = film.pictures.shape[1:3]
-    figure = Figure(figsize=(2.4, 2.4 * height / width + 0.25))
-    share = 2.4 * height / width / figure.get_figheight()
-    axes = figure.add_axes((0.02, 0.02, 0.96, share - 0.04), xticks=[], yticks=[])
+    whole = width + 2 * EDGE, height + 2 * EDGE + CAPTION
+    figure = Figure(figsize=(whole[0] / 100, whole[1] / 100), dpi=100)
+    # pixel for pixel: what is scaled takes twice the bytes
+    place = (EDGE / whole[0], EDGE / whole[1], width / whole[0], height / whole[1])
+    axes = figure.add_axes(place, xticks=[], yticks=[])
     axes.spines[:].set_linewidth(3)
-    image = axes.imshow(film.pictures[0], aspect="auto")
-    caption = figure.text(0.5, (1.0 + share) / 2, "", ha="center", va="center", fontsize=8)
+    image = axes.imshow(film.pictures[0], aspect="auto", interpolation="nearest")
+    caption = figure.text(0.5, 1 - CAPTION / 2 / whole[1], "", ha="center", va="center", fontsize=6.5)
     writer = PillowWriter(fps=20)
-    with writer.saving(figure, os.fspath(path), dpi=80):
+    with writer.saving(figure, os.fspath(path), dpi=100):
         for picture, step in zip(film.pictures, film.shown, strict=True):
             image.set_data(picture)
             axes.spines[:].set_color(COSTLY if film.costs[step] > 0 else SAFE)

@@ -6,6 +6,7 @@ import functools
 import json
 import random
 
+import fault_numbers
 import fault_trials
 import faults
 import kill_resume
@@ -64,3 +65,11 @@ def test_runs_are_compared_by_their_bytes(tmp_path):
     assert kill_resume.same("results.json", tmp_path / "a", tmp_path / "b")
     assert not kill_resume.same("results.json", tmp_path / "a", tmp_path / "c")
     assert [kill_resume.chunks(tmp_path / name) for name in ("a", "c", "none")] == [1, 2, 0]
+
+
+def test_numbers_that_are_not_finite_cost_what_they_concern(tmp_path):
+    rewards = fault_numbers.nan_reward(tmp_path, range(2), random.Random(0))
+    physics = fault_numbers.diverging_physics(tmp_path, range(2), random.Random(0))
+    assert rewards.silently_wrong == physics.silently_wrong == 0
+    assert not rewards.happened.startswith("0 of")
+    assert physics.happened.startswith("2 times that environment alone")
