@@ -412,7 +412,7 @@ def test_with_pixels_act_is_bounded_deterministic_and_sees_the_picture(name):
     assert float(jnp.max(jnp.abs(first))) <= 1.0
 
 
-@pytest.mark.parametrize("name", ["bc", "diffusion_bc"])
+@pytest.mark.parametrize("name", ["bc", pytest.param("diffusion_bc", marks=pytest.mark.slow)])
 def test_with_pixels_jitted_and_vmapped_seeds_equal_single_runs_without_jit(name):
     algorithm, state, batch, update = prepared_with_pixels(name)
     keys = jax.random.split(jax.random.key(3), 2)

@@ -66,7 +66,7 @@ def from_brax(
     def reset(key: Key) -> EnvState:
         state = _strong(env.reset(key))
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
-        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32))
+        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32), diverged=no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
         before = jax.tree.map(lambda leaf: leaf, state.physics)  # brax writes into its dictionaries
