@@ -28,7 +28,7 @@ from scipy import stats
 from safejax import checkpoint, envs
 from safejax.algorithms import marvel
 from safejax.checkpoint import CheckpointError
-from safejax.data.dataset import DatasetError
+from safejax.data import DatasetError
 from safejax.envs.engines.base import Engine
 from safejax.envs.engines.mujoco import make_engine
 from safejax.envs.tasks import ball
@@ -210,7 +210,7 @@ def measure(options: argparse.Namespace) -> str:
     if options.data is None and config["data"] is None:
         raise RunError(f"{options.run}: made its own data set; give its file with --data, from the cache's datasets/")
     data, count = options.data or Path(config["data"]), options.pairs
-    transitions = phases.load_data(data, env).transitions
+    transitions = phases.load_data(data, env)[0].transitions
     if count > len(transitions.reward):
         raise RunError(f"--pairs is {count}, {data} has {len(transitions.reward)} rows")
 

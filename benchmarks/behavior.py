@@ -21,7 +21,8 @@ import numpy as np
 import safejax
 from safejax import envs, training
 from safejax.algorithms import bc, sac_lag
-from safejax.data.dataset import Dataset, episode_returns, write_dsrl
+from safejax.data import Dataset, episode_returns, write_dsrl
+from safejax.data.provenance import provenance
 from safejax.multipliers import MultiplierConfig
 from safejax.runs import Run
 from safejax.types import Env, Transition, example_transition
@@ -77,10 +78,10 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
     cache.mkdir(parents=True, exist_ok=True)
     if kind in ("play", "diverse"):
         dataset = training.collect_maze(task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine)
-        write_dsrl(path, dataset, _attributes(task, kind, recipe, engine))
+        write_dsrl(path, dataset, _noted(_attributes(task, kind, recipe, engine)))
         return path
     for made, dataset in _locomotion(task, cache, recipe, engine).items():
-        attributes = _attributes(task, made, recipe, engine)
+        attributes = _noted(_attributes(task, made, recipe, engine))
         returns = np.asarray(episode_returns(dataset)[0])
         attributes["episode_return"] = [float(returns.mean()), float(returns.max())]
         write_dsrl(_path(task, made, cache, recipe, engine), dataset, attributes)
@@ -90,6 +91,14 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
 def _attributes(task: str, kind: str, recipe: Recipe, engine: str | None) -> dict[str, Any]:
     learner = {"sac": asdict(SAC)} if kind not in ("play", "diverse") else {}
     return {"task": task, "kind": kind, "engine": engine, "safejax": safejax.__version__, **asdict(recipe), **learner}
+
+
+def _noted(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a recipe and where its data come from; their observations hold no pixels."""
+    engine = attributes["engine"] or envs.default_engine()
+    collector = {"kind": attributes["kind"], "sac": attributes.get("sac")}
+    task, seed = attributes["task"], attributes["seed"]
+    return attributes | provenance(task=task, engine=engine, renderer=None, seed=seed, collector=collector)
 
 
 def _path(task: str, kind: str, cache: Path, recipe: Recipe, engine: str | None) -> Path:
@@ -125,7 +134,7 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
         state, transitions = jax.lax.scan(functools.partial(iteration, updates), state, None, length)
         actor = bc.State(state.learner.step, state.learner.actor)
         episodes = training.evaluate(player, env, actor, key, 10)
-        return state, transitions, jnp.mean(episodes.episode_return)
+        return state, transitions, jnp.mean(episodes.episode_return, where=episodes.finished)
 
     warm_up, learn = (jax.jit(functools.partial(chunk, updates), donate_argnums=0) for updates in (0, recipe.env_count))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from film import camera_of
 from matplotlib.figure import Figure
 from offline_to_online import OneLineParser, choose
 from tqdm import tqdm
@@ -17,8 +18,6 @@ from tqdm import tqdm
 from safejax import envs
 from safejax.envs.rendering import make_caster
 
-CAMERAS = ("fixedfar", "top")
-NEARER = ("hopper", "walker2d", "half_cheetah", "humanoid", "ant_velocity", "swimmer", "drone_run", "ball_run")
 COLUMNS = 8
 
 
@@ -39,10 +38,9 @@ def picture(name: str, size: int, seed: int) -> np.ndarray:
     """[size, size, 3] uint8, the start of an episode."""
     env = envs.make(name)
     scene = env.scene
-    known = [scene.model.camera(index).name for index in range(scene.model.ncam)]
-    order = ("track",) if name.startswith(NEARER) else (*CAMERAS, "track")
-    camera = next((camera for camera in order if camera in known), known[0])
-    caster = make_caster(scene.model, (camera,), height=size, width=size, shapes=scene.shapes, shadows=True)
+    caster = make_caster(
+        scene.model, (camera_of(name, scene),), height=size, width=size, shapes=scene.shapes, shadows=True
+    )
     view = scene.view(jax.jit(env.reset)(jax.random.key(seed)))
     return np.asarray(jax.jit(caster.rgb)(view.xpos, view.xquat, scene.place(view))[0])
 

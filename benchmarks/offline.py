@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import behavior
+import evaluation
 import jax
 import jax.numpy as jnp
 import measure
@@ -31,14 +32,18 @@ from published import PUBLISHED
 from safejax import algorithms, envs, training
 from safejax.algorithms import cpq
 from safejax.algorithms.safety import SafetyConfig
-from safejax.data.dataset import (
+from safejax.data import (
     Dataset,
+    catalog,
     check_open_actions,
     check_widths,
     clip_actions,
     episode_returns,
+    locate,
     read_dsrl,
 )
+from safejax.data.provenance import check_provenance
+from safejax.envs.pixels import renderer
 from safejax.networks import MLPDenoiser, ResidualDenoiser
 from safejax.runs import Interrupted, Run, save_policy, write_json
 from safejax.types import Algorithm, Array, Env, example_transition
@@ -51,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; choices are checked in `main`."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, help="an HDF5 file, or <task>-<kind>: " + ", ".join(behavior.KINDS))
+    add("--data", required=True, help="a file, a public name, or <task>-<kind>: " + ", ".join(behavior.KINDS))
     add("--task", default=None, help="task to play the policy in (default: the data set's)")
     add("--methods", default="iql,idql,align_iql", help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")
     add("--seeds", type=int, default=3, help="trained under one vmap (default: %(default)s)")
@@ -122,8 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         path, name, task = find(options)
         env = envs.make(task, options.engine)
-        dataset, _ = read_dsrl(path)
-        check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
+        dataset, attributes = read_dsrl(path)
+        note = check_provenance(attributes, task=task, renderer=renderer(env), source=str(path))
+        check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
         learners = {row: learner(row, name, env, options) for row in rows}
         dataset = clip_actions(dataset, options.clip_actions)
         if any(each.fits_likelihood for each in learners.values()):
@@ -136,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         config |= {"clip_actions": options.clip_actions}
         config |= {"every": options.every, "episodes": options.episodes, "acting": options.acting}
         with Run.open(output, config) as run:
+            if note:
+                print(note, file=sys.stderr)
             job = Job(run, env, seeds, options.every, options.episodes, options.acting)
             for row, each in learners.items():
                 train(job, row, each, dataset)
@@ -148,10 +156,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def find(options: argparse.Namespace) -> tuple[Path, str, str]:
     """The data set's file, its name and the task that its policies play."""
-    if (path := Path(options.data)).is_file():
+    if Path(options.data).exists() or catalog.find(options.data):
         if options.task is None:
-            stop(f"--data is the file {options.data}, expected --task beside it; one of {', '.join(envs.names())}")
-        return path, path.stem, choose("task", options.task, envs.names())
+            stop(f"--data is {options.data}, expected --task beside it; one of {', '.join(envs.names())}")
+        task = choose("task", options.task, envs.names())
+        path = locate(options.data, cache=options.cache / "datasets")
+        return path, path.stem, task
     task, _ = behavior.split(options.data)
     path = behavior.make(options.data, options.cache / "datasets", engine=options.engine)
     return path, options.data, choose("task", options.task or task, envs.names())
@@ -182,8 +192,8 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
     scaled = scale_rewards(dataset, chosen.reward)
     keys, example = job.keys(_UPDATE), example_transition(job.env)
     init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))
-    step_count = min(job.every, chosen.updates)
-    loop = functools.partial(training.train_offline, algorithm, step_count=step_count, batch_size=chosen.batch_size)
+    step_count, guarded = min(job.every, chosen.updates), training.skip_non_finite(algorithm)
+    loop = functools.partial(training.train_offline, guarded, step_count=step_count, batch_size=chosen.batch_size)
     learn = jax.jit(jax.vmap(loop, in_axes=(0, None, 0)), donate_argnums=0)
     play = evaluator(job, learner)
 
@@ -191,7 +201,7 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
         began = time.perf_counter()
         state, metrics = jax.block_until_ready(learn(state, scaled, keys))
         record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
-        record |= {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()} | play(state)
+        record |= training.finite_means(metrics, first_update=index * step_count) | play(state)
         record["wall_s"] = time.perf_counter() - began
         record["peak_rss_mb"] = measure.memory()["peak_rss_mb"]
         return state, record
@@ -228,7 +238,7 @@ def evaluator(job: Job, learner: Learner) -> Any:
     def play(state: Any, key: Array) -> dict[str, Array]:
         episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)
         sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
-        return {name: jnp.mean(value) for name, value in sums.items()}
+        return {name: jnp.mean(value, where=episodes.finished) for name, value in sums.items()}  # none finished: NaN
 
     jitted = jax.jit(jax.vmap(play))
     return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
@@ -258,7 +268,13 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with "
         f"evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
     )
-    table = "\n".join([*report.aligned(lines), *notes])
+    task, limit = envs.task(job.env.name), getattr(next(iter(learners.values())).setting.config, "safety", None)
+    limits = (limit.cost_limit,) if limit else task.cost_limits
+    scores = {
+        row: evaluation.scores(records[-1]["return"], records[-1]["cost"], limits, task.reference)
+        for row, records in trained.items()
+    }
+    table = "\n".join([*report.aligned(lines), *notes, "", evaluation.table(scores)])
     results = {
         "command": " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]]),
         "versions": {name: importlib.metadata.version(name) for name in ("safejax", "jax", "mujoco", "optax")},
@@ -271,6 +287,7 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
             row: {
                 "updates": [record["updates"] for record in records],
                 **{name: [record[name] for record in records] for name in ("return", "cost", "length")},
+                "last": scores[row],
                 "updates_per_second": _rate(records, len(job.seeds)),
                 "wall_s": _wall(records),
                 "setting": asdict(learners[row].setting),
@@ -286,7 +303,6 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         row: report.Curve(*(np.array([record[name] for record in records]) for name in names))
         for row, records in trained.items()
     }
-    limit = getattr(next(iter(learners.values())).setting.config, "safety", None)
     report.learning_curves(
         job.run.directory / "learning_curves.png",
         curves,

@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="BOUND",
         help="of the data in pre-training by likelihood, which has no maximum at 1 (default: %(default)s)",
     )
-    add("--data", type=Path, default=None, help="a DSRL-layout HDF5 file to use instead of collecting one")
+    add("--data", default=None, help="a file or public name, such as BallCircle, to use instead of collecting data")
     add(
         "--cache",
         type=Path,
@@ -110,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     from phases import Job, align, behavior_data, extract, finetune, inside, load_data, pretrain
 
     from safejax import envs
+    from safejax.data import locate
     from safejax.runs import Interrupted, Run
 
     choose("task", options.task, envs.names())
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.quick:
         budget, seed_count = presets.quick(budget), min(2, options.seeds)
     seeds = tuple(range(options.seed, options.seed + seed_count))
-    engine = options.engine or ("mujoco" if jax.default_backend() == "cpu" else "mjx")
+    engine = options.engine or envs.default_engine()
     if options.devices > 1 and engine != "mjx":
         stop(f"--devices is {options.devices} with the {engine} engine, whose host runs on one; use --engine mjx")
     env = envs.make(options.task, engine)
@@ -147,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         "offline": options.offline,
         "limit": options.limit,
         "seeds": seeds,
-        "data": str(options.data.resolve()) if options.data else None,
+        "data": None,
         "clip_actions": options.clip_actions,
         "budget": presets.plain(budget),
         "offline_config": presets.plain(source.config),
@@ -155,13 +156,18 @@ def main(arguments: list[str] | None = None) -> None:
     }
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
+        path = None
         if options.data is not None:
             # refuse it before anything is written
-            inside(load_data(options.data, env), source, options.clip_actions, options.data)
+            path = locate(options.data, cache=options.cache / "datasets")
+            inside(load_data(path, env)[0], source, options.clip_actions, path)
+            config["data"] = str(path.resolve())
         with Run.open(output, config) as run:
             job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
-            path = options.data or behavior_data(job, options.seed, options.cache / "datasets")
-            dataset = load_data(path, env)
+            path = path or behavior_data(job, options.seed, options.cache / "datasets")
+            dataset, note = load_data(path, env)
+            if note:
+                print(note, file=sys.stderr)
             pretrained = pretrain(job, inside(dataset, source, options.clip_actions, path))
             gaussian = extract(job, pretrained, dataset) if any(row.extracted for row in rows.values()) else None
             learners = {}

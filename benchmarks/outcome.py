@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import evaluation
 import jax
 import jax.numpy as jnp
 import numpy as np
 import report
 from bridges import Online
+from film import film, write_gif
 from phases import Job
 from presets import METHODS, plain
 
-from safejax import training
+from safejax import envs
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.runs import save_policy, write_json
 
@@ -66,7 +68,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             )
         )
     step_budget = {methods[name].label: int(curve.env_steps[-1]) for name, curve in curves.items()}
-    table = report.table(rows, limit, plain(budget), target, step_budget)
+    reference = envs.task(job.env.name).reference
+    scores = {row.method: evaluation.scores(row.episode_return, row.episode_cost, (limit,), reference) for row in rows}
+    table = f"{report.table(rows, limit, plain(budget), target, step_budget)}\n\n{evaluation.table(scores)}"
 
     results = {
         "command": " ".join(["python", "benchmarks/offline_to_online.py", *sys.argv[1:]]),
@@ -82,7 +86,7 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             "episodes": int(episode_returns(dataset)[0].shape[0]),
         },
         "target_return": target,
-        "rows": {row.method: _row_values(row) for row in rows},
+        "rows": {row.method: _row_values(row) | scores[row.method] for row in rows},
         "curves": {
             methods[name].label: {
                 "env_steps": curve.env_steps.tolist(),
@@ -98,9 +102,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
     title = f"{job.env.name}, cost limit {limit:g}, {len(job.seeds)} seeds"
     labels = [method.label for method in methods.values()]  # all of them, so that colours stay
     report.learning_curves(run.directory / "learning_curves.png", labelled, limit, title, labels)
-    for name, learner in learners.items():
-        _save(job, name, online[name], learner)
     shown = "marvel" if "marvel" in learners else next(iter(learners))
+    for name, learner in learners.items():
+        _save(job, name, online[name], learner, data_path, default=name == shown)
     _film(job, methods[shown].label, online[shown], learners[shown], run.directory / "policy.gif")
     return f"{table}\n\ndata set: {data_path}\nwritten to {run.directory}"
 
@@ -135,7 +139,7 @@ def _row_values(row: report.Row) -> dict[str, Any]:
     }
 
 
-def _save(job: Job, name: str, row: Online, learner: Any) -> None:
+def _save(job: Job, name: str, row: Online, learner: Any, data_path: Path, *, default: bool) -> None:
     save = functools.partial(
         save_policy,
         state=learner,
@@ -146,7 +150,12 @@ def _save(job: Job, name: str, row: Online, learner: Any) -> None:
         hidden_sizes=job.budget.hidden_sizes,
         network_options=row.network_options,
         seeds=job.seeds,
+        default=default,
         task=job.env.name,
+        engine=job.engine,
+        limit=job.limit,
+        offline=job.offline,
+        data=data_path.name,
         row=name,
     )
     (job.run.directory / "policies").mkdir(exist_ok=True)
@@ -154,17 +163,7 @@ def _save(job: Job, name: str, row: Online, learner: Any) -> None:
 
 
 def _film(job: Job, label: str, row: Online, learner: Any, path: Path) -> None:
-    """One deterministic episode of the first seed from above."""
-    env, algorithm = job.env, row.finetuning
+    """One deterministic episode of the first seed."""
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], learner)
-
-    @jax.jit
-    def episode(state: Any, key: Any) -> Any:
-        actors = training.start(algorithm, env, state, key, 1)
-        return training.rollout(algorithm, env, state, actors, key, env.episode_length, explore=False)[1]
-
-    transitions = episode(state, jax.random.key(job.seeds[0]))
-    # Every task so far observes its planar position first, in units of ten metres.
-    positions = 10.0 * np.asarray(transitions.observation[:, 0, :2])
-    costs, rewards = np.asarray(transitions.cost[:, 0]), np.asarray(transitions.reward[:, 0])
-    report.policy_gif(path, positions, costs, rewards=rewards, title=label)
+    episode = film(row.finetuning, job.env, state, jax.random.key(job.seeds[0]))
+    write_gif(path, episode, label)

@@ -22,7 +22,9 @@ from presets import Budget, Method, behavior_config, plain
 import safejax
 from safejax import checkpoint, training
 from safejax.algorithms import bc, ppo_lag
-from safejax.data.dataset import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
+from safejax.data import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
+from safejax.data.provenance import check_provenance, provenance
+from safejax.envs.pixels import renderer
 from safejax.runs import Run
 from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
 
@@ -133,21 +135,25 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         seed=seed,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_dsrl(path, dataset, recipe)
+    origin = provenance(
+        task=env.name, engine=job.engine, renderer=renderer(env), seed=seed, collector=recipe["collector"]
+    )
+    write_dsrl(path, dataset, recipe | origin)
     for part in folder.iterdir():
         part.unlink()
     return path
 
 
-def load_data(path: Path, env: Env) -> Dataset:
-    """Read a data set in DSRL's layout and check that it fits the task.
+def load_data(path: Path, env: Env) -> tuple[Dataset, str]:
+    """A data set in DSRL's layout that fits the task, and a note if it does not say where it comes from.
 
     Raises:
       DatasetError: one line with what was found and expected.
     """
-    dataset, _ = read_dsrl(path)
-    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, str(path))
-    return dataset
+    dataset, attributes = read_dsrl(path)
+    note = check_provenance(attributes, task=env.name, renderer=renderer(env), source=str(path))
+    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
+    return dataset, note
 
 
 def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Dataset:
@@ -244,7 +250,7 @@ def _train_offline(
     batch_size = job.budget.batch_size // (algorithm.batch.length if algorithm.batch.kind == "sequence" else 1)
     train = job.on_seeds(
         lambda state, key, dataset: training.train_offline(
-            algorithm, state, dataset, key, step_count=step_count, batch_size=batch_size
+            training.skip_non_finite(algorithm), state, dataset, key, step_count=step_count, batch_size=batch_size
         )
     )
 
@@ -253,7 +259,8 @@ def _train_offline(
 
     def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
         state, metrics = train(state, keys, dataset)
-        record = {"updates": (index + 1) * step_count, **_mean_record(metrics)}
+        means = training.finite_means(metrics, first_update=index * step_count)
+        record = {"updates": (index + 1) * step_count, **means}
         if played:
             record |= evaluation_record(job, algorithm, state, explore=played == "sampled")
         return state, record
@@ -277,7 +284,7 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
         return job.on_seeds(
             lambda state, key, dataset: _summary(
                 *training.train_online(
-                    algorithm,
+                    training.skip_non_finite(algorithm),
                     env,
                     state,
                     key,
@@ -291,17 +298,20 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
             )
         )
 
-    warm_up, learn = loop(0), loop(iteration_steps // budget.steps_per_update)
+    updates = iteration_steps // budget.steps_per_update
+    warm_up, learn = loop(0), loop(updates)
 
     def initial() -> training.OnlineState:
         begin = functools.partial(training.init_online, algorithm, env, env_count=budget.env_count, replay=replay)
         return jax.jit(jax.vmap(begin))(start, keys)
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
-        state, summary = (warm_up if index < warmup_chunks else learn)(state, keys, dataset)
+        state, (summary, metrics) = (warm_up if index < warmup_chunks else learn)(state, keys, dataset)
+        made = (index - warmup_chunks) * iteration_count * updates
         record = {
             "env_steps": (index + 1) * chunk_steps,
             **{key: np.asarray(value) for key, value in summary.items()},
+            **training.finite_means(metrics, first_update=made),
             "multiplier": np.asarray(_multiplier(state.learner)),
         }
         # DiffCPS online stays a diffusion policy
@@ -332,7 +342,8 @@ def _evaluator(job: Job, algorithm: Algorithm, explore: bool) -> Any:
 
     def play(state: Any, key: Array) -> tuple[Array, Array]:
         episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes, explore=explore)
-        return jnp.mean(episodes.episode_return), jnp.mean(episodes.episode_cost)
+        mean = functools.partial(jnp.mean, where=episodes.finished)  # none finished: NaN
+        return mean(episodes.episode_return), mean(episodes.episode_cost)
 
     return jax.jit(jax.vmap(play))
 
@@ -342,16 +353,17 @@ def _multiplier(learner: Any) -> Array:
     return (learner.multiplier if hasattr(learner, "multiplier") else learner.safety.multiplier).value
 
 
-def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.OnlineState, dict[str, Array]]:
-    """What a chunk of fine-tuning reports of one seed: costs spent, training episodes, mean metrics."""
+def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.OnlineState, tuple]:
+    """What a chunk of fine-tuning reports of one seed: costs spent, training episodes; metrics of all updates."""
     metrics, episodes = outputs
     spent = jnp.sum(jnp.where(episodes.finished, episodes.episode_cost, 0.0))
     summary = {
         "finished_cost": spent,
         "unfinished_cost": jnp.sum(state.actors.episode.episode_cost),
+        "diverged": jnp.sum(episodes.diverged),
         **_episode_means(episodes),
     }
-    return state, summary | jax.tree.map(jnp.mean, metrics)
+    return state, (summary, jax.tree.map(jnp.ravel, metrics))
 
 
 def _episode_means(episodes: Any) -> dict[str, Array]:
@@ -366,8 +378,3 @@ def _episode_record(episodes: Any) -> dict[str, Any]:
     """Mean return and cost of each learner's finished episodes [S]."""
     means = jax.vmap(_episode_means)(episodes)
     return {name.removeprefix("training_"): np.asarray(value) for name, value in means.items()}
-
-
-def _mean_record(metrics: dict[str, Array]) -> dict[str, Any]:
-    """Metrics [S, updates] -> means over the updates [S]."""
-    return {name: np.asarray(jnp.mean(value, axis=1)) for name, value in metrics.items()}

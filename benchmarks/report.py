@@ -10,16 +10,13 @@ import io
 import math
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, RegularPolygon
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -294,76 +291,3 @@ def _soften(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(color="#999999")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-
-
-def ball_circle_world(axes: Axes, radius: float = 7.0, x_limit: float = 6.0, wall: float = 11.9) -> None:
-    """Draw Ball-Circle from above.
-
-    Args:
-      axes: to draw on.
-      radius: of the circle that pays, m.
-      x_limit: beyond |x| = x_limit a step costs 1, m.
-      wall: distance of the eight walls from the origin, m.
-    """
-    corner = wall / math.cos(math.pi / 8)
-    style = {"facecolor": "white", "edgecolor": "#999999"}
-    octagon = RegularPolygon((0, 0), 8, radius=corner, orientation=math.pi / 8, **style)
-    axes.add_patch(octagon)
-    for side in (-1, 1):
-        shade = axes.axvspan(side * x_limit, side * corner, color=COSTLY, alpha=0.07, linewidth=0)
-        shade.set_clip_path(octagon)
-        line = axes.axvline(side * x_limit, color=COSTLY, linewidth=1.0, linestyle=(0, (5, 3)))
-        line.set_clip_path(octagon)
-    axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#b0b0b0", linewidth=1.2, linestyle=":"))
-    axes.set_xlim(-1.02 * wall, 1.02 * wall)
-    axes.set_ylim(-1.02 * wall, 1.02 * wall)
-
-
-def policy_gif(
-    path: str | os.PathLike,
-    positions: ArrayLike,
-    costs: ArrayLike,
-    draw_world: Callable[[Axes], None] = ball_circle_world,
-    *,
-    rewards: ArrayLike | None = None,
-    title: str = "",
-    frame_count: int = 100,
-) -> None:
-    """Write one episode seen from above as an animated GIF; no OpenGL.
-
-    Args:
-      path: of the GIF file.
-      positions: [T, 2] after each step, m.
-      costs: [T] of each step; the trail is red where it is positive.
-      draw_world: draws what does not move and sets the limits of the axes.
-      rewards: [T] of each step, for the running return in the title.
-      title: before the running sums.
-      frame_count: at most so many frames, at 20 a second.
-    """
-    positions, costs = np.asarray(positions, np.float64), np.asarray(costs, np.float64)
-    figure = Figure(figsize=(3.6, 3.8))
-    axes = figure.add_axes((0.02, 0.02, 0.96, 0.89))
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    draw_world(axes)
-    pairs = np.stack([positions[:-1], positions[1:]], axis=1)
-    colors = np.where(costs[1:] > 0, COSTLY, SAFE)
-    trail = LineCollection([], linewidths=1.8, capstyle="round")
-    axes.add_collection(trail)
-    (ball,) = axes.plot([], [], "o", markersize=7, markeredgecolor="white")
-    caption = figure.text(0.5, 0.945, "", ha="center", va="center", fontsize=9)
-    sums = {"cost": np.cumsum(costs)}
-    if rewards is not None:
-        sums = {"return": np.cumsum(np.asarray(rewards, np.float64)), **sums}
-    frame_count = min(frame_count, len(positions))
-    shown = np.linspace(0, len(positions) - 1, frame_count).round().astype(int)
-    writer = PillowWriter(fps=20)
-    with writer.saving(figure, os.fspath(path), dpi=100):
-        for index in shown:
-            trail.set_segments(list(pairs[:index]))
-            trail.set_color(colors[:index].tolist())
-            ball.set_data(positions[index : index + 1].T)
-            ball.set_markerfacecolor(COSTLY if costs[index] > 0 else SAFE)
-            running = "   ".join(f"{name} {values[index]:.0f}" for name, values in sums.items())
-            caption.set_text(f"{title}   {running}" if title else running)
-            writer.grab_frame()

@@ -26,7 +26,7 @@ class Transition(NamedTuple):
 
     observation: ArrayTree  # [..., O] float32, or a dictionary with "pixels" [..., H, W, C] uint8 and "state"
     action: Array  # [..., A] in [-1, 1]; int32 [...] in discrete worlds
-    reward: Array  # [...] task units
+    reward: Array  # [...] task units; NaN: the simulation diverged, and the row is no transition
     cost: Array  # [...] >= 0, cost units
     discount: Array  # [...] 0 where the episode TERMINATED here, else 1 (1 at a truncation)
     last: Array  # [...] 1 where the trajectory ends here, for either reason
@@ -74,6 +74,7 @@ class EpisodeStats(NamedTuple):
     episode_cost: Array  # [...] undiscounted sum of costs, cost units
     length: Array  # [...] int32, environment steps
     finished: Array  # [...] bool
+    diverged: Array | bool = False  # [...] bool, the simulation failed on this step and the episode is forgotten
 
 
 class BatchSpec(NamedTuple):
@@ -139,6 +140,7 @@ class EnvState(NamedTuple):
     final_observation: ArrayTree  # [O], after this step and before any reset
     steps: Array  # [] int32, steps made in the current episode
     layout: ArrayTree = ()  # what the task drew beside the physics: where goals and hazards are
+    diverged: Array | bool = False  # [] bool, the step's numbers were not finite: truncated, reward and cost 0
 
 
 class Env(NamedTuple):

@@ -21,6 +21,9 @@ _FLAGS = {
 _given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([_given, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _given)]).strip()
 
+# asserts of modules that tests import; rewritten, as pytest does with test modules, they hold under python -O too
+pytest.register_assert_rewrite("one_line", "states")
+
 # a script's folder is on the path when it runs; here too, so that tests import `report` as the scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from safejax.types import Env, EnvState
 
 
-def counting(begins=(1, 2, 3, 4)):
+def counting(begins=(1, 2, 3, 4), diverging=()):
     """Counts up from ten times one of `begins`; terminates at the 2nd step from even ones, else is cut at the 3rd.
 
     The reward is the count after the step, the cost 1 at odd counts. A reset observation is never the final one.
+    Steps to the counts `diverging` diverge.
     """
 
-    def state_at(count, steps, reward, cost, terminated, truncated, final):
+    def state_at(count, steps, reward, cost, terminated, truncated, final, diverged=False):
         return EnvState(
             physics=count,
             observation=count[None],
@@ -24,6 +25,7 @@ def counting(begins=(1, 2, 3, 4)):
             truncated=jnp.asarray(truncated),
             final_observation=final[None],
             steps=jnp.asarray(steps, jnp.int32),
+            diverged=jnp.asarray(diverged),
         )
 
     def begin(key):
@@ -36,12 +38,15 @@ def counting(begins=(1, 2, 3, 4)):
     def step(state, action, key):
         del action
         count, steps = state.physics + 1.0, state.steps + 1
-        terminated = (jnp.floor(count / 10.0) % 2 == 0) & (steps == 2)
-        truncated = (steps == 3) & ~terminated
+        diverged = jnp.isin(count, jnp.array(diverging, jnp.float32))
+        terminated = (jnp.floor(count / 10.0) % 2 == 0) & (steps == 2) & ~diverged
+        truncated = (steps == 3) & ~terminated | diverged
         ended = terminated | truncated
         following = jnp.where(ended, begin(key), count)
         steps = jnp.where(ended, 0, steps)
-        return state_at(following, steps, count, count % 2, terminated, truncated, count)
+        reward, cost = (jnp.where(diverged, 0.0, value) for value in (count, count % 2))
+        final = jnp.where(diverged, following, count)
+        return state_at(following, steps, reward, cost, terminated, truncated, final, diverged)
 
     return Env(reset, step, jax.ShapeDtypeStruct((1,), jnp.float32), 1, 3, "counting")
 

@@ -44,7 +44,7 @@ from safejax.algorithms import (
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data.dataset import from_arrays
 from safejax.networks import PixelEncoder
-from safejax.training import train_offline
+from safejax.training import skip_non_finite, train_offline
 from safejax.types import Algorithm, EpisodeStats, Transition
 
 OBSERVATION, ACTION, ROWS, BATCH = 5, 2, 64, 8
@@ -175,15 +175,16 @@ def prepared(name: str):
 
 
 names = pytest.mark.parametrize("name", CASES)
-
-
-def methods_but(cases, *slow: str):
-    """Of every case, those in `slow` by hand alone: they are dear to compile, and others share their steps."""
-    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in cases]
-    return pytest.mark.parametrize("name", marked)
-
-
-compiled_once_more = methods_but(CASES, "safe_dreamer", "fosp_finetuning")
+# Of the tests that compile most, one form of a method runs always, and "fosp_offline" for those with a world model;
+# the others are slow ones, run by hand.
+OTHER_FORMS = {
+    *("iql", "iql_squashed", "awr", "td3_bc_safe", "idql", "idql_quantile", "align_iql", "align_iql_hard", "sfbc"),
+    *("diffusion_ql", "diffcps", "diffcps_safe", "cpq", "pex", "pex_alignment"),
+    *("safe_dreamer", "fosp_finetuning"),
+}
+costly = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OTHER_FORMS else name for name in CASES]
+)
 
 
 def test_every_method_of_the_table_has_a_case():
@@ -214,7 +215,7 @@ def test_one_trace_serves_every_step(name):
     assert update._cache_size() == programs
 
 
-@methods_but(CASES, "safe_dreamer", "fosp_finetuning", "fosp_offline")
+@costly
 def test_jit_equals_no_jit(name):
     case, algorithm, example, init, update = prepared(name)
     state = init(jax.random.key(0), example)
@@ -225,7 +226,7 @@ def test_jit_equals_no_jit(name):
     chex.assert_trees_all_close(update(state, batch, key), plain, rtol=1e-4, atol=1e-5)
 
 
-@compiled_once_more
+@costly
 def test_vmapped_seeds_equal_single_runs(name):
     case, algorithm, example, init, update = prepared(name)
     keys = jax.random.split(jax.random.key(3), 2)
@@ -251,7 +252,7 @@ def test_save_restore_continue_equals_uninterrupted(name, tmp_path):
     chex.assert_trees_all_equal(update(restored, second, key), update(state, second, key))
 
 
-@compiled_once_more
+@costly
 def test_two_chunks_of_a_donated_state_equal_one(name):
     case, algorithm, example, init, _ = prepared(name)
     if algorithm.batch.kind == "fresh":
@@ -300,7 +301,7 @@ def test_act_is_bounded_deterministic_and_keeps_its_carry(name):
         assert not np.array_equal(drawn, calm)
 
 
-@compiled_once_more
+@costly
 def test_four_devices_equal_one(name):
     case, algorithm, example, init, update = prepared(name)
     batch, key = batch_of(case, algorithm), jax.random.key(1)
@@ -329,6 +330,21 @@ def test_a_nan_reward_shows_in_the_metrics(name):
     assert any(bool(jnp.isnan(value)) for value in metrics.values())
 
 
+@pytest.mark.parametrize("name", ["iql_safe", "td3_bc", "ppo_lag", "marvel_finetuning"])
+def test_a_guarded_update_skips_a_nan_reward_and_else_changes_nothing(name):
+    """Over the compiled update, whose results it gets or refuses."""
+    case, algorithm, example, init, update = prepared(name)
+    guarded = skip_non_finite(algorithm._replace(update=update)).update
+    state, batch, key = init(jax.random.key(0), example), batch_of(case, algorithm), jax.random.key(1)
+    after, metrics = guarded(state, batch, key)
+    expected, plain = update(state, batch, key)
+    chex.assert_trees_all_equal((after, metrics), (expected, plain | {"skipped": 0.0}))
+    poisoned = batch._replace(reward=batch.reward.at[(0,) * batch.reward.ndim].set(math.nan))
+    after, metrics = guarded(state, poisoned, key)
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal(after, state._replace(step=state.step + 1))
+
+
 @names
 def test_every_update_exports_for_tpu_and_cuda_without_callbacks(name):
     case, algorithm, example, init, _ = prepared(name)
@@ -343,7 +359,9 @@ PIXELS = [
     *("diffcps_alignment", "cpq_push_up", "ppo_lag", "sac_lag", "extraction", "pex", "marvel_alignment"),
     *("safe_dreamer", "fosp_offline"),
 ]
-with_pixels = methods_but(PIXELS, "safe_dreamer")
+with_pixels = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "safe_dreamer" else name for name in PIXELS]
+)
 
 
 @functools.cache
@@ -405,7 +423,7 @@ def test_with_pixels_act_is_bounded_deterministic_and_sees_the_picture(name):
     assert float(jnp.max(jnp.abs(first))) <= 1.0
 
 
-@pytest.mark.parametrize("name", ["bc", "diffusion_bc"])
+@pytest.mark.parametrize("name", ["bc", pytest.param("diffusion_bc", marks=pytest.mark.slow)])
 def test_with_pixels_jitted_and_vmapped_seeds_equal_single_runs_without_jit(name):
     algorithm, state, batch, update = prepared_with_pixels(name)
     keys = jax.random.split(jax.random.key(3), 2)

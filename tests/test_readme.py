@@ -50,6 +50,15 @@ def test_the_custom_loop_runs(tmp_path, monkeypatch):
     exec(compile(first, "README.md", "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.filterwarnings("ignore:Brax System")  # brax says so of its own
+def test_the_worlds_are_made_as_shown():
+    block = blocks(README, "python")[1]
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    names["vector_env"].close()
+    assert names["env"].env_count == 8
+
+
 def test_every_method_has_a_row():
     assert sorted(set(MODULES) - methods(README)) == []
 

@@ -1,18 +1,34 @@
-"""What logged data must satisfy, and the words for each fault."""
+"""What logged data must satisfy, and the words for each fault: a sentence each, all of them in one error."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 SCALAR_KEYS = ("rewards", "costs", "terminals", "timeouts")
 KEYS = ("observations", "next_observations", "actions", *SCALAR_KEYS)
 ACTION_TOLERANCE = 1e-5
+NO_ROWS = "no rows, expected at least one transition. Collect or download the data again."
+
+Columns = dict[str, Any]
+"""Under names of KEYS, arrays with one row a step; observations may be pytrees of such arrays."""
 
 
 class DatasetError(ValueError):
     """Data that cannot be trusted: one line with the file, what was found, what was expected, what to do."""
+
+
+def refuse(source: Any, faults: Sequence[str]) -> NoReturn:
+    """Raise the one `DatasetError` that names every fault, in one line fit for a terminal."""
+    raise DatasetError(printable(f"{source}: {' '.join(faults)}"))
+
+
+def printable(text: str) -> str:
+    """`text` in one line, control characters escaped: what a file says of itself may hold anything."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def to_stored(array: Any) -> np.ndarray:
@@ -22,78 +38,107 @@ def to_stored(array: Any) -> np.ndarray:
         return array if array.dtype == np.uint8 else array.astype(np.float32)
 
 
-def check_arrays(named: dict[str, np.ndarray], source: str) -> None:
-    """Refuse arrays that do not make up a data set.
+def leaves(columns: Columns) -> dict[str, np.ndarray]:
+    """Every array in the order of KEYS; parts of structured observations as observations['pixels']."""
+    return {
+        name + jax.tree_util.keystr(path): np.asarray(leaf)
+        for name in KEYS
+        if name in columns
+        for path, leaf in jax.tree_util.tree_leaves_with_path(columns[name])
+    }
+
+
+def check_columns(columns: Columns, source: Any, faults: Sequence[str] = ()) -> None:
+    """Refuse columns that do not make up a data set.
 
     Args:
-      named: arrays under the names in KEYS; leaves of structured observations under names that begin so.
+      columns: what there is; a fault for what is missing is the caller's.
       source: what the message calls the data.
+      faults: what was found before.
 
     Raises:
-      DatasetError: naming every fault; values are looked at once the shapes are right.
+      DatasetError: naming every fault; values are looked at wherever dtype and shape are right.
     """
-    faults = _shape_faults(named) or _value_faults(named)
-    if faults:
-        raise DatasetError(f"{source}: {'; '.join(faults)}")
+    named = leaves(columns)
+    wrong = {name: fault for name, array in named.items() if (fault := _shape_fault(name, array, named))}
+    sound = {name: array for name, array in named.items() if name not in wrong}
+    found = [*faults, *wrong.values(), *_length_faults(sound), *_part_faults(columns), *_value_faults(sound)]
+    if found or not named:
+        refuse(source, found or [NO_ROWS])
 
 
-def _shape_faults(named: dict[str, np.ndarray]) -> list[str]:
-    faults = []
-    first = next(name for name in named if name.startswith("observations"))
-    count = len(named[first]) if named[first].ndim else 0
-    for name, array in named.items():
-        expected = _expected(name, array, named)
-        if expected:
-            faults.append(f"{name} are {array.dtype}{list(array.shape)}, expected {expected}")
-        elif len(array) != count:
-            faults.append(f"{name} has {len(array)} rows, {first} {count}; give every key one row a step")
-    if not faults and count == 0:
-        faults.append("no rows, expected at least one transition; collect or download the data again")
-    return faults
+def dtype_fault(name: str, dtype: np.dtype) -> str:
+    """'' or the fault of a dtype that holds no real numbers."""
+    return "" if dtype.kind in "fiub" else f"{name}: dtype {str(dtype).lstrip('<>|=')}, expected a real number."
 
 
-def _expected(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> str:
-    """'' or what `array` should be."""
-    if array.dtype.kind not in "fiub":
-        return "real numbers"
+def _shape_fault(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> str:
+    expected, kind, shape = "", array.dtype.kind, list(array.shape)
+    if fault := dtype_fault(name, array.dtype):
+        return fault
     if name in SCALAR_KEYS:
-        return "" if array.ndim == 1 else "[N] or [N, 1]"
-    if name == "actions":
-        right = ("iu", "f")[array.ndim - 1] if array.ndim in (1, 2) else ""
-        return "" if array.dtype.kind in tuple(right) else "float [N, A] or integer [N]"
-    twin = named.get(name.removeprefix("next_"), array)
-    if twin.shape[1:] != array.shape[1:]:
-        return f"{list(twin.shape[1:])} a row, as observations"
-    return "" if array.ndim >= 2 else "[N, O]"
-
-
-def _value_faults(named: dict[str, np.ndarray]) -> list[str]:
-    faults = []
-    terminals, timeouts, actions, costs = (named[n] for n in ("terminals", "timeouts", "actions", "costs"))
-    last = (terminals != 0) | (timeouts != 0)
-
-    def refuse(bad: np.ndarray, *, found: str, advice: str) -> None:
-        if not bad.any():
-            return
-        row = int(np.argmax(bad.any(axis=tuple(range(1, bad.ndim)))))
-        ends = np.flatnonzero(last[:row])
-        step = row - (ends[-1] + 1 if len(ends) else 0)
-        faults.append(f"{found.format(bad.sum())}, first at row {row} (episode {len(ends)}, step {step}); {advice}")
-
-    for name, array in named.items():
-        bad = ~np.isfinite(to_stored(array))
-        refuse(bad, found=name + ": {} non-finite values", advice="drop those episodes")
-    for name in ("terminals", "timeouts"):
-        bad = (named[name] != 0) & (named[name] != 1)
-        refuse(bad, found=name + ": {} values neither 0 nor 1", advice="store 0 or 1")
-    if actions.ndim == 2:
-        magnitude = np.max(np.abs(np.nan_to_num(actions)), axis=1, initial=0)
-        found = f"actions: {{}} rows outside [-1, 1], by up to {magnitude.max():g}"
-        refuse(magnitude > 1 + ACTION_TOLERANCE, found=found, advice="rescale them")
+        expected = "" if array.ndim == 1 else "[N] or [N, 1]"
+    elif name == "actions":
+        right = {1: "iu", 2: "f"}.get(array.ndim, "")
+        expected = "" if kind in tuple(right) else "float [N, A] or integer [N]"
     else:
-        refuse(actions < 0, found="actions: {} negative action numbers", advice="count actions from 0")
-    found = f"costs: {{}} values below 0, least {np.nan_to_num(costs).min():g}"
-    refuse(costs < 0, found=found, advice="rewards may have been stored with the sign turned")
-    both = (terminals != 0) & (timeouts != 0)
-    refuse(both, found="{} rows are both terminal and timeout", advice="clear the timeouts there")
+        twin = named.get(name.removeprefix("next_"), array)
+        same = twin.shape[1:] == array.shape[1:]
+        expected = ("" if array.ndim >= 2 else "[N, O]") if same else f"{list(twin.shape[1:])} a row, as observations"
+    return expected and f"{name} are {array.dtype}{shape}, expected {expected}."
+
+
+def _length_faults(sound: dict[str, np.ndarray]) -> list[str]:
+    first = next(iter(sound), "")
+    count = len(sound[first]) if sound else 0
+    if sound and not any(map(len, sound.values())):
+        return [NO_ROWS]
+    return [f"{name} has {len(array)} rows, {first} {count}." for name, array in sound.items() if len(array) != count]
+
+
+def _part_faults(columns: Columns) -> list[str]:
+    """Of structured observations whose parts are not those of the next observations."""
+    if not {"observations", "next_observations"} <= columns.keys():
+        return []
+    first, second = (jax.tree.structure(columns[name]) for name in ("observations", "next_observations"))
+    return [] if first == second else [f"next_observations are {second}, observations {first}. Give both the same."]
+
+
+def _value_faults(sound: dict[str, np.ndarray]) -> list[str]:
+    faults = []
+    terminals, timeouts, actions, costs = (sound.get(n) for n in ("terminals", "timeouts", "actions", "costs"))
+    flags_fit = terminals is not None and timeouts is not None and len(terminals) == len(timeouts)
+    last = (terminals != 0) | (timeouts != 0) if flags_fit else np.zeros(0, bool)
+
+    def place(row: int) -> str:
+        if row >= len(last):
+            return f"row {row}"
+        ends = np.flatnonzero(last[:row])
+        return f"row {row} (episode {len(ends)}, step {row - (ends[-1] + 1 if len(ends) else 0)})"
+
+    def first(bad: np.ndarray) -> str:
+        return place(int(np.argmax(bad.any(axis=tuple(range(1, bad.ndim))))))
+
+    for name, array in sound.items():
+        if array.dtype.kind == "f" and (bad := ~np.isfinite(to_stored(array))).any():
+            words = "values too large for float32" if np.isfinite(array).all() else "non-finite values"
+            faults.append(f"{name}: {bad.sum()} {words}, first at {first(bad)}.")
+    for name, flags in (("terminals", terminals), ("timeouts", timeouts)):
+        if flags is not None and (bad := (flags != 0) & (flags != 1)).any():
+            faults.append(f"{name}: {bad.sum()} values neither 0 nor 1, first at {first(bad)}. Store 0 or 1.")
+    if actions is not None and actions.ndim == 2 and actions.size:
+        magnitude = np.abs(np.nan_to_num(actions))
+        if (bad := magnitude > 1 + ACTION_TOLERANCE).any():
+            row, column = np.unravel_index(np.argmax(magnitude), magnitude.shape)
+            worst = f"worst {actions[row, column]:g} at row {row}"
+            advice = "Rescale them, or pass clip_actions=True to read to clip."
+            faults.append(f"actions: {bad.sum()} values outside [-1, 1], {worst}. {advice}")
+    elif actions is not None and (bad := actions < 0).any():
+        faults.append(f"actions: {bad.sum()} negative action numbers, first at {first(bad)}. Count actions from 0.")
+    if costs is not None and (bad := costs < 0).any():
+        found = f"costs: minimum {np.nan_to_num(costs).min():g}, {bad.sum()} below 0, first at {first(bad)}."
+        faults.append(f"{found} Costs must be >= 0; rewards may have been stored with the sign turned.")
+    if flags_fit and (bad := (terminals != 0) & (timeouts != 0)).any():
+        advice = 'Clear the timeouts there; read does with repair="terminal_wins".'
+        faults.append(f"{bad.sum()} rows are both terminal and timeout, first at {first(bad)}. {advice}")
     return faults

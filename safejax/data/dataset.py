@@ -1,26 +1,19 @@
-"""Logged data: a `Dataset` of transitions, its file format and its samplers.
+"""Logged data: a `Dataset` of transitions, made from arrays, and its samplers.
 
-Files use DSRL's layout: HDF5 with the flat keys observations, next_observations, actions, rewards, costs,
-terminals and timeouts, episodes one after another. Observations with parts, such as pixels and state, are ours: each
-key of theirs is a group with one data set a part, "observations/pixels". Whatever enters is checked, and all faults
-found are named in one `DatasetError`. Shape letters: N rows, M episodes, B batch, T time, O observation, A action.
+Whatever enters is checked, and all faults found are named in one `DatasetError`. Shape letters: N rows, M episodes,
+B batch, T time, O observation, A action.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.data.checks import KEYS, DatasetError, check_arrays, to_stored
+from safejax.data.checks import Columns, check_columns, refuse, to_stored
+from safejax.data.columns import flat_scalars, last_rows, with_successors
 from safejax.types import Array, Key, Transition, check_range
 
 
@@ -62,135 +55,55 @@ def from_arrays(
       DatasetError: naming every fault: lengths that differ, no rows, values that are not finite, actions
         outside [-1, 1], negative costs, rows both terminal and timeout.
     """
-    raw = {"rewards": rewards, "costs": costs, "terminals": terminals, "timeouts": timeouts}
-    raw = {name: np.asarray(value) for name, value in raw.items()}
-    raw = {name: value[:, 0] if value.shape[1:] == (1,) else value for name, value in raw.items()}
-    named = {**_named("observations", observations), "actions": np.asarray(actions), **raw}
-    if next_observations is not None:
-        named |= _named("next_observations", next_observations)
-        _check_same_parts(observations, next_observations, source)
-    check_arrays(named, source)
+    columns = {"observations": observations, "next_observations": next_observations, "actions": actions}
+    columns |= {"rewards": rewards, "costs": costs, "terminals": terminals, "timeouts": timeouts}
+    columns = flat_scalars({name: value for name, value in columns.items() if value is not None})
+    check_columns(columns, source)
+    return assemble(columns if next_observations is not None else with_successors(columns, drop_cut=False))
 
-    terminal = raw["terminals"] != 0
-    last = terminal | (raw["timeouts"] != 0)
-    last[-1] = True
+
+def assemble(columns: Columns) -> Dataset:
+    """The data set of columns that passed `check_columns`, next observations among them."""
+    terminal = np.asarray(columns["terminals"]) != 0
+    last = last_rows(columns)
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    observation = jax.tree.map(to_stored, observations)
-    if next_observations is None:
-        following = np.arange(len(last)) + ~last
-        next_observation = jax.tree.map(lambda leaf: leaf[following], observation)
-    else:
-        next_observation = jax.tree.map(to_stored, next_observations)
-    discrete = named["actions"].dtype.kind in "iu"
-    action = named["actions"].astype(np.int32) if discrete else np.clip(to_stored(actions), -1, 1)
-    scalars = (to_stored(array) for array in (raw["rewards"], raw["costs"], ~terminal, last))
-    columns = (observation, action, *scalars, next_observation)
-    transitions = Transition(*jax.tree.map(jnp.array, columns), extras={})
+    observation, next_observation = (
+        jax.tree.map(to_stored, columns[name]) for name in ("observations", "next_observations")
+    )
+    actions = np.asarray(columns["actions"])
+    action = actions.astype(np.int32) if actions.dtype.kind in "iu" else np.clip(to_stored(actions), -1, 1)
+    scalars = (to_stored(array) for array in (columns["rewards"], columns["costs"], ~terminal, last))
+    rows = (observation, action, *scalars, next_observation)
+    transitions = Transition(*jax.tree.map(jnp.array, rows), extras={})
     return Dataset(transitions, jnp.array(starts, jnp.int32), jnp.array(ends - starts + 1, jnp.int32))
 
 
-def read_dsrl(path: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
-    """Read an HDF5 file in DSRL's layout; scalars may be [N] or [N, 1].
-
-    Returns:
-      The checked data set and the file's attributes.
-
-    Raises:
-      DatasetError: the file is missing, cut short, damaged or not HDF5; a key is missing or stored outside
-        the file; there is no episode end at all; or as `from_arrays`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; check the path or download it first")
-    try:
-        with h5py.File(path, "r") as file:
-            _check_layout(file, path)
-            arrays = {key: _read(file[key]) for key in KEYS}
-            attributes = _read_attributes(file)
-    except OSError as error:  # h5py's word for truncation, another format and failed checksums
-        found = f"not a complete HDF5 file ({path.stat().st_size:,} bytes; {_first_line(error)})"
-        raise DatasetError(f"{path}: {found}; delete it and get it again") from error
-    if not (arrays["terminals"].any() or arrays["timeouts"].any()):
-        raise DatasetError(f"{path}: no terminals and no timeouts, expected episode ends; mark the timeouts")
-    return from_arrays(**arrays, source=str(path)), attributes
-
-
-def write_dsrl(path: str | os.PathLike, dataset: Dataset, attributes: Mapping[str, Any] | None = None) -> None:
-    """Write `dataset` in DSRL's layout, compressed and with checksums; a killed write leaves the old file.
-
-    Args:
-      path: where the file goes; its directory must exist.
-      dataset: observations must be arrays [N, O], or dictionaries of arrays; extras are not stored.
-      attributes: provenance that JSON can hold (task, seeds, versions, renderer, ...), up to 60 kB.
-
-    Raises:
-      DatasetError: observations of another kind, attributes JSON cannot hold, or a failed write.
-    """
-    path, rows = Path(path), jax.tree.map(np.asarray, dataset.transitions)
-    parts = rows.observation.values() if isinstance(rows.observation, dict) else [rows.observation]
-    if not all(isinstance(part, np.ndarray) for part in parts):
-        kind = type(rows.observation).__name__
-        raise DatasetError(
-            f"{path}: observations are a nested {kind}, expected an array [N, O] or a dictionary of arrays"
-        )
-    try:
-        text = json.dumps(dict(attributes or {}))
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: attributes cannot be stored: {error}; use numbers and strings") from None
-    if len(text) > 60_000:
-        raise DatasetError(f"{path}: attributes take {len(text):,} bytes, expected up to 60,000; store less")
-    terminal = rows.discount == 0
-    timeout = (rows.last != 0) & ~terminal
-    columns = (
-        rows.observation,
-        rows.next_observation,
-        rows.action,
-        rows.reward,
-        rows.cost,
-        terminal,
-        timeout,
-    )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for key, values in zip(KEYS, columns, strict=True):
-                for name, part in values.items() if isinstance(values, dict) else [(None, values)]:
-                    place = f"{key}/{name}" if name else key
-                    file.create_dataset(place, data=part, compression="gzip", shuffle=True, fletcher32=True)
-            file.attrs["safejax"] = text
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        found = f"the write failed ({_first_line(error)})"
-        raise DatasetError(f"{path}: {found}; check free space and that the directory exists") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def check_widths(dataset: Dataset, observation_size: int, action_size: int, source: str) -> None:
+def check_widths(
+    dataset: Dataset, observation_size: int, action_size: int, environment: str, *, source: str = "data set"
+) -> None:
     """Refuse a data set whose widths are not those of the world it is to be used with.
 
     Args:
       dataset: continuous actions and plain observations.
       observation_size: O that the world gives.
       action_size: A that the world takes.
-      source: what the message calls the world, such as its name.
+      environment: the world's name.
+      source: what the message calls the data, such as a file's name.
 
     Raises:
       DatasetError: naming both widths.
     """
-    rows = dataset.transitions
-    pairs = {"observations": (rows.observation, observation_size), "actions": (rows.action, action_size)}
-    faults = [
-        f"{name} are {list(np.shape(array)[1:])} a row, {source!r} has [{size}]"
-        for name, (array, size) in pairs.items()
-        if np.shape(array)[1:] != (size,)
-    ]
+    rows, faults = dataset.transitions, []
+    pairs = (("observations", rows.observation, observation_size), ("actions", rows.action, action_size))
+    for name, array, size in pairs:
+        shape = np.shape(array)[1:]
+        if shape != (size,):
+            found = f"{shape[0]} features" if len(shape) == 1 else f"{list(shape)} a row"
+            verb = "gives" if name == "observations" else "takes"
+            faults.append(f"{name} have {found}; environment {environment!r} {verb} {size}.")
     if faults:
-        raise DatasetError(f"data set: {'; '.join(faults)}; use data that was collected in {source!r}")
+        refuse(source, faults)
 
 
 def check_open_actions(dataset: Dataset, source: str) -> None:
@@ -203,10 +116,9 @@ def check_open_actions(dataset: Dataset, source: str) -> None:
     """
     touching = np.any(np.abs(np.asarray(dataset.transitions.action)) >= 1.0 - 1e-6, axis=-1)
     if touching.any():
-        raise DatasetError(
-            f"{source}: {touching.mean():.1%} of the rows have an action at -1 or 1, expected inside for a squashed "
-            "Gaussian; clip them, such as clip_actions(dataset, 0.999), or choose an actor without squashing"
-        )
+        advice = "Clip them, such as clip_actions(dataset, 0.999), or choose an actor without squashing."
+        found = f"{touching.mean():.1%} of the rows have an action at -1 or 1, expected inside for a squashed Gaussian."
+        refuse(source, [found, advice])
 
 
 def clip_actions(dataset: Dataset, bound: float) -> Dataset:
@@ -227,7 +139,8 @@ def episode_returns(dataset: Dataset) -> tuple[Array, Array, Array]:
 
 
 def best_safe_return(dataset: Dataset, cost_limit: float) -> float:
-    """The largest return of episodes with cost <= `cost_limit` (cost units); -inf where there are none."""
+    """The largest return of episodes with cost <= `cost_limit` (>= 0, cost units); -inf where there are none."""
+    check_range("cost_limit", cost_limit, 0.0)
     returns, costs, _ = episode_returns(dataset)
     return float(jnp.max(jnp.where(costs <= cost_limit, returns, -jnp.inf)))
 
@@ -244,7 +157,7 @@ def select_episodes(dataset: Dataset, episodes: Any) -> Dataset:
     """
     episodes, count = np.asarray(episodes), len(dataset.episode_start)
     if episodes.size == 0 or episodes.min() < 0 or episodes.max() >= count:
-        raise DatasetError(f"select_episodes: got {episodes.tolist()[:6]}, expected some numbers in [0, {count})")
+        refuse("select_episodes", [f"got {episodes.tolist()[:6]}, expected some numbers in [0, {count})."])
     starts = np.asarray(dataset.episode_start)[episodes]
     lengths = np.asarray(dataset.episode_length)[episodes]
     rows = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
@@ -273,59 +186,3 @@ def sample_sequences(dataset: Dataset, key: Key, batch_size: int, length: int) -
 
 def _take(transitions: Transition, rows: Any) -> Transition:
     return jax.tree.map(lambda leaf: leaf[rows], transitions)
-
-
-def _named(name: str, observations: Any) -> dict[str, np.ndarray]:
-    """Leaves of a plain or structured observation under names for messages."""
-    leaves = jax.tree_util.tree_leaves_with_path(observations)
-    return {name + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _check_same_parts(observations: Any, next_observations: Any, source: str) -> None:
-    first, second = jax.tree.structure(observations), jax.tree.structure(next_observations)
-    if first != second:
-        raise DatasetError(f"{source}: next_observations are {second}, observations {first}; give both the same parts")
-
-
-def _read(item: Any) -> Any:
-    """The values of a data set, or of the parts of a group by name."""
-    return {name: np.asarray(item[name]) for name in item} if isinstance(item, h5py.Group) else np.asarray(item)
-
-
-def _check_layout(file: h5py.File, path: Path) -> None:
-    """Refuse what is missing and what leads outside the file: links, external storage, virtual data sets."""
-    present = list(file.keys())
-    faults = [f"no {key!r}" for key in KEYS if key not in present]
-    if "costs" not in present:
-        faults[faults.index("no 'costs'")] += ". A safe algorithm needs a cost per step"
-    if faults:
-        faults.append(f"keys found: {', '.join(present) or 'none'}; expected DSRL's flat layout")
-    for key in (key for key in KEYS if key in present):
-        faults += _storage_faults(file, key, in_parts=key.endswith("observations"))
-    if faults:
-        raise DatasetError(f"{path}: {'; '.join(faults)}")
-
-
-def _storage_faults(parent: h5py.Group, key: str, *, in_parts: bool = False) -> list[str]:
-    item = parent[key] if isinstance(parent.get(key, getlink=True), h5py.HardLink) else None
-    name = f"{parent.name}/{key}".strip("/")
-    if isinstance(item, h5py.Group) and in_parts and len(item):
-        return [fault for part in item for fault in _storage_faults(item, str(part))]
-    if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
-        return [f"refused: {name!r} is a link or stored outside this file; store the values in it"]
-    if not isinstance(item, h5py.Dataset):
-        return [f"{name!r} is a {type(item).__name__}, expected a data set; see DSRL's flat layout"]
-    return []
-
-
-def _read_attributes(file: h5py.File) -> dict[str, Any]:
-    """What `write_dsrl` was given, and beside it whatever others attached."""
-    attributes = dict(file.attrs)
-    attributes = {name: v.tolist() if hasattr(v, "tolist") else v for name, v in attributes.items()}
-    with contextlib.suppress(ValueError, TypeError):
-        attributes |= json.loads(attributes.pop("safejax", "{}"))
-    return attributes
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,9 @@
-"""Replay over flashbax, a ring of transitions for each environment; mixing offline with online batches.
+"""Replay, a ring of transitions for each environment; mixing offline with online batches.
 
-Everything is pure: it runs under jit, scan and vmap over seeds, and a state may be donated. Shape letters: B
-environments or batch, T time.
+Everything is pure: it runs under jit, scan and vmap over seeds, and a state may be donated. Rows whose reward is NaN
+are of simulations that diverged: they never enter, and as every environment has a ring of its own, that leaves no
+gap. Where none did, batches are bit for bit those of flashbax's trajectory buffer. Shape letters: B environments or
+batch, T time.
 """
 
 from __future__ import annotations
@@ -11,25 +13,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flashbax.buffers import trajectory_buffer
 
-from safejax.types import Array, Transition, check_range
+from safejax.types import Array, Key, Transition, check_range
+
+
+class Rings(NamedTuple):
+    """What is stored: B rings of L rows."""
+
+    experience: Transition  # [B, L]
+    following: Array  # [B] int32, where the next row goes
+    stored: Array  # [B] int32, rows held
 
 
 class Replay(NamedTuple):
     """Pure functions over a replay state, a pytree of arrays."""
 
     init: Callable[..., Any]  # (example: Transition without leading axes) -> state
-    add: Callable[..., Any]  # (state, transitions [B, T]) -> state; the oldest are overwritten
+    add: Callable[..., Any]  # (state, transitions [B, T]) -> state; the oldest are overwritten, diverged rows left out
     sample: Callable[..., Transition]  # (state, key, batch_size) -> [B], or [B, T] with sequence_length > 1
     size: Callable[..., Array]  # (state) -> [] int32, transitions stored
 
 
 def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> Replay:
-    """A replay buffer that draws uniformly with replacement from what it holds.
+    """A replay buffer that draws with replacement from what it holds: an environment, then one of its windows.
 
-    Sampling before `sequence_length * env_count` transitions are stored gives zeros: fill first, ask `size`.
-    Windows of a sequence are consecutive in time within one environment and may span episode ends.
+    Sampling before any environment has `sequence_length` transitions gives zeros: fill first, ask `size`. Windows of a
+    sequence are consecutive in time within one environment and may span episode ends. `last` becomes 1 on the row
+    before one that was left out, which cut its episode.
 
     Args:
       capacity: transitions kept over all environments; each keeps capacity // env_count.
@@ -45,24 +55,47 @@ def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> R
     check_range("capacity", capacity, sequence_length * env_count)
     ring_length = capacity // env_count
 
-    def init(example: Transition) -> Any:
-        return trajectory_buffer.init(example, env_count, ring_length)
+    environments = jnp.arange(env_count)[:, None]
 
-    def add(state: Any, transitions: Transition) -> Any:
+    def init(example: Transition) -> Rings:
+        experience = jax.tree.map(lambda leaf: jnp.zeros((env_count, ring_length, *leaf.shape), leaf.dtype), example)
+        return Rings(experience, jnp.zeros((env_count,), jnp.int32), jnp.zeros((env_count,), jnp.int32))
+
+    def add(state: Rings, transitions: Transition) -> Rings:
         expected, given = jax.tree.structure(state.experience), jax.tree.structure(transitions)
         if expected != given:
             raise ValueError(f"replay: transitions of structure {given}, expected {expected} as in init")
         axes = transitions.reward.shape
         if len(axes) != 2 or axes[0] != env_count or axes[1] > ring_length:
             raise ValueError(f"replay: transitions {list(axes)}, expected [{env_count}, T <= {ring_length}]")
-        return trajectory_buffer.add(state, transitions)
+        real = ~jnp.isnan(transitions.reward)
+        before = jnp.cumsum(real, axis=1, dtype=jnp.int32) - real  # [B, T] rows that enter ahead of each
+        place = (state.following[:, None] + before) % ring_length
+        entering = jnp.where(real, place, ring_length)  # a place outside is dropped
+        experience = jax.tree.map(
+            lambda ring, rows: ring.at[environments, entering].set(rows, mode="drop"), state.experience, transitions
+        )
+        cutting = ~real & (state.stored[:, None] + before > 0)
+        cut = jnp.where(cutting, (place - 1) % ring_length, ring_length)
+        experience = experience._replace(last=experience.last.at[environments, cut].set(1.0, mode="drop"))
+        count = jnp.sum(real, axis=1, dtype=jnp.int32)
+        stored = jnp.minimum(state.stored + count, ring_length)
+        return Rings(experience, (state.following + count) % ring_length, stored)
 
-    def sample(state: Any, key: Any, batch_size: int) -> Transition:
-        rows = trajectory_buffer.sample(state, key, batch_size, sequence_length, period=1).experience
+    def sample(state: Rings, key: Key, batch_size: int) -> Transition:
+        key, start_key = jax.random.split(key)
+        _, environment_key = jax.random.split(key)
+        windows = jnp.maximum(state.stored - sequence_length + 1, 0)
+        chosen = jax.random.randint(environment_key, (batch_size,), 0, env_count)
+        chosen = jnp.where(windows[chosen] > 0, chosen, jnp.argmax(windows))
+        start = jax.random.randint(start_key, (batch_size,), 0, windows[chosen])
+        oldest = (state.following - state.stored)[chosen]
+        place = ((oldest + start)[:, None] + jnp.arange(sequence_length)) % ring_length
+        rows = jax.tree.map(lambda ring: ring[chosen[:, None], place], state.experience)
         return rows if sequence_length > 1 else jax.tree.map(lambda leaf: leaf[:, 0], rows)
 
-    def size(state: Any) -> Array:
-        return jnp.where(state.is_full, ring_length, state.current_index).astype(jnp.int32) * env_count
+    def size(state: Rings) -> Array:
+        return jnp.sum(state.stored)
 
     return Replay(init, add, sample, size)
 

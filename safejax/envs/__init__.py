@@ -43,10 +43,22 @@ import functools
 import jax
 
 from safejax.envs.tasks import load, names
-from safejax.envs.tasks.base import Reference, Start, Task, View, normalized_cost, normalized_return
+from safejax.envs.tasks.base import Start, Task, View
+from safejax.scores import Reference, normalized_cost, normalized_return
 from safejax.types import Env, check_choice
 
-__all__ = ["Reference", "Start", "Task", "View", "make", "names", "normalized_cost", "normalized_return", "task"]
+__all__ = [
+    "Reference",
+    "Start",
+    "Task",
+    "View",
+    "default_engine",
+    "make",
+    "names",
+    "normalized_cost",
+    "normalized_return",
+    "task",
+]
 
 ENGINES = ("mujoco", "mjx")
 
@@ -62,10 +74,14 @@ def make(name: str | Task, engine: str | None = None) -> Env:
     Raises:
       ValueError: an unknown name, with the nearest known one, or an unknown engine.
     """
-    if engine is None:
-        engine = "mujoco" if jax.default_backend() == "cpu" else "mjx"
+    engine = default_engine() if engine is None else engine
     check_choice("engine", engine, ENGINES)
     return _make(task(name) if isinstance(name, str) else name, engine)
+
+
+def default_engine() -> str:
+    """The engine of choice: "mujoco" where JAX runs on CPU, else "mjx"."""
+    return "mujoco" if jax.default_backend() == "cpu" else "mjx"
 
 
 def task(name: str) -> Task:

@@ -19,6 +19,9 @@ from safejax.envs.rendering import VISIBLE_GROUPS, make_caster
 from safejax.envs.tasks.base import View
 from safejax.types import Array, ArrayTree, Env, EnvState, Key
 
+RENDERER = "safejax.envs.rendering"
+"""What `pixels` draws with."""
+
 
 def pixels(
     env: Env,
@@ -110,6 +113,14 @@ def frame_stack(env: Env, count: int) -> Env:
     )
     scene = None if env.scene is None else env.scene._replace(observing=None)
     return env._replace(reset=reset, step=step, observation_spec=spec, scene=scene)
+
+
+def renderer(env: Env) -> str | None:
+    """Who draws the pixels of `env`, as data sets note it; None if it observes none."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(env.observation_spec)]
+    if not any(map(_is_pixels, paths)):
+        return None
+    return "unknown" if env.scene is None else RENDERER
 
 
 def _is_pixels(path: tuple[Any, ...]) -> bool:

@@ -273,6 +273,7 @@ def _world(
             truncated=no,
             final_observation=observe(state),
             steps=jnp.zeros((), jnp.int32),
+            diverged=no,
         )
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
@@ -291,6 +292,7 @@ def _world(
             truncated=truncated,
             final_observation=observe(physics),
             steps=jnp.where(ended, 0, state.steps + 1),
+            diverged=jnp.zeros((), bool),
         )
 
     specification = jax.ShapeDtypeStruct((observation_size,), jnp.float32)

@@ -17,6 +17,9 @@ from safejax.types import Array, ArrayTree, Env, EnvState, Key
 Show = Callable[[View, Array, Array, ArrayTree], ArrayTree]
 """(view, the task's vector, needed [] bool, otherwise) -> what is observed where `needed`, else `otherwise`."""
 
+LARGEST = 1e10
+"""A position or velocity beyond it has diverged; MuJoCo's mjMAXVAL."""
+
 
 def build(task: Task, engine: Engine, show: Show | None = None, observation_spec: ArrayTree = None) -> Env:
     """The environment that runs `task` on `engine`.
@@ -25,8 +28,11 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
     `task.episode_length`, and, where the episode ended either way, replaces the state by a fresh one drawn
     from the step's key. Reward, cost, both ends and `final_observation` then belong to the step just made,
     `observation` and `physics` to the new episode, and `steps` is 0. An episode that terminates on its last
-    step is not truncated. Physics gets the action clipped to [-1, 1], the task's reward and cost as given; one that is
-    not finite loses the state, which becomes NaN (the host engine keeps the reason for `check`).
+    step is not truncated. Physics gets the action clipped to [-1, 1], the task's reward and cost as given.
+
+    Where the new physics, observation, reward or cost is not finite, the step is `diverged`: it counts as truncated,
+    its reward and cost are 0 and its `final_observation` is the next episode's first. A non-finite action does that
+    too, and the host engine keeps it for `check`, because the policy and not the simulation is at fault.
 
     Args:
       task: the task.
@@ -51,7 +57,8 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         physics = engine.start(yes, *start)
         observation = observe(physics, start.layout, yes, nothing)
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
-        return EnvState(physics, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), start.layout)
+        steps = jnp.zeros((), jnp.int32)
+        return EnvState(physics, observation, zero, zero, no, no, observation, steps, start.layout, no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
         if jnp.shape(action) != (task.action_size,):
@@ -65,24 +72,31 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         if task.rearrange is not None:
             layout = task.rearrange(after, layout_key)
         final_observation = observe(physics, layout, jnp.ones((), bool), nothing)
+        reward = jnp.asarray(task.reward(before, after, action), jnp.float32)
+        cost = jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32)
+        within = [jnp.all(jnp.abs(part) < LARGEST) for part in (after.qpos, after.qvel)]
+        diverged = ~(within[0] & within[1] & is_finite((final_observation, reward, cost)))
         steps = state.steps + 1
-        terminated = jnp.asarray(task.terminated(after), bool)
-        truncated = (steps >= task.episode_length) & ~terminated
+        terminated = jnp.asarray(task.terminated(after), bool) & ~diverged
+        truncated = (steps >= task.episode_length) & ~terminated | diverged
         done = terminated | truncated
         start = where_needed(done, lambda key: Start(*task.initialize(key)), start_key)
         # `engine.start` is told where it is needed: a cond around it would run it everywhere under vmap
         fresh = engine.start(done, *start), start.layout
         physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
+        observation = observe(*fresh, done, final_observation)
+        final_observation = jax.tree.map(lambda new, old: jnp.where(diverged, new, old), observation, final_observation)
         return EnvState(
             physics=physics,
-            observation=observe(*fresh, done, final_observation),
-            reward=jnp.asarray(task.reward(before, after, action), jnp.float32),
-            cost=jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32),
+            observation=observation,
+            reward=jnp.where(diverged, 0.0, reward),
+            cost=jnp.where(diverged, 0.0, cost),
             terminated=terminated,
             truncated=truncated,
             final_observation=final_observation,
             steps=jnp.where(done, 0, steps),
             layout=layout,
+            diverged=diverged,
         )
 
     def observe(physics: ArrayTree, layout: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
@@ -113,6 +127,12 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
 def _vector(view: View, vector: Array, needed: Array, otherwise: ArrayTree) -> Array:
     del view
     return jnp.where(needed, vector, otherwise)
+
+
+def is_finite(tree: ArrayTree) -> Array:
+    """[] bool: whether every real number of `tree` is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.bool_(True))
 
 
 def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key) -> ArrayTree:

@@ -68,10 +68,10 @@ def _parts(observation: ArrayTree) -> tuple[Array, ...]:
 
 
 def check_sides(shape: tuple[int, ...], convolutions: int) -> None:
-    """Refuse pictures [..., H, W, C] that cannot be halved once a convolution.
+    """Refuse pictures [..., H, W, C] that so many convolutions cannot halve.
 
     Raises:
-      ValueError: one line.
+      ValueError: one line with the sides and what they must be multiples of.
     """
     height, width, _ = shape[-3:]
     if height % 2**convolutions or width % 2**convolutions:

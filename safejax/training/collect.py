@@ -17,6 +17,7 @@ import numpy as np
 
 from safejax.data.dataset import Dataset, episode_returns, from_arrays, select_episodes
 from safejax.data.grid import grid_filter
+from safejax.training.diverged import lost_rows
 from safejax.training.online import OnlineState, train_iteration
 from safejax.types import Algorithm, Array, Env, EpisodeStats, Key, Metrics, Transition
 
@@ -89,7 +90,8 @@ def gather(
       seed: of the random choice within a cell.
 
     Returns:
-      A Dataset of whole episodes; the unfinished ones at the end of each environment's stream are dropped.
+      A Dataset of whole episodes; the unfinished ones at the end of each environment's stream are dropped, and those
+      whose simulation diverged.
     """
     everything = whole_episodes(parts)
     returns, costs, _ = episode_returns(everything)
@@ -113,11 +115,13 @@ def whole_episodes(parts: Sequence[Transition]) -> Dataset:
       parts: transitions [..., I, B, T], in the order they were collected; leading axes (seeds) are separate learners.
 
     Returns:
-      A Dataset; the unfinished episodes at the end of each environment's stream are dropped.
+      A Dataset; the unfinished episodes at the end of each environment's stream are dropped, and those whose
+      simulation diverged.
     """
     iterations = parts[0].reward.ndim - 3
     streams = jax.tree.map(lambda *leaves: _streams(leaves, iterations), *(part._replace(extras={}) for part in parts))
     whole = np.flip(np.maximum.accumulate(np.flip(streams.last, 1), 1), 1) > 0
+    whole &= ~lost_rows(streams.reward, streams.last)
     rows = jax.tree.map(lambda leaf: leaf[whole], streams)
     return from_arrays(
         rows.observation,

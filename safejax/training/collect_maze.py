@@ -10,6 +10,7 @@ import numpy as np
 
 from safejax.data.dataset import Dataset, from_arrays
 from safejax.envs.maze_behavior import Drive, make_behavior
+from safejax.training.diverged import lost_rows
 from safejax.training.rollout import Actors, rollout, start
 from safejax.types import EpisodeStats, Transition, check_range
 
@@ -28,7 +29,7 @@ def collect_maze(
     """Data of the maze `name`, made by going from commanded goal to commanded goal.
 
     Exactly one of the two counts is given. The environments share it: each gives its first episodes, or its first
-    steps, so that neither short nor long episodes are preferred.
+    steps, so that neither short nor long episodes are preferred. Episodes whose simulation diverged are left out.
 
     Args:
       name: a maze, such as "point_maze_medium".
@@ -58,23 +59,31 @@ def collect_maze(
     behavior, env = make_behavior(name, kind, engine, drive)
     key = jax.random.key(seed)
     actors = start(behavior, env, (), key, env_count)
-    chunks, made = [], np.zeros(env_count, int)
-    while (made < shares).any():
+    chunks, kept = [], None
+    while kept is None:
         actors, chunk, _ = _player(name, kind, engine, drive)(actors, key)
         env.check()
         chunks.append(jax.tree.map(np.asarray, chunk))
-        made += len(chunk.last) if episode_count is None else chunks[-1].last.sum(0).astype(int)
+        reward, last = (np.concatenate([getattr(part, field) for part in chunks]).T for field in ("reward", "last"))
+        kept = _kept(reward, last, shares, whole=step_count is None)
     rows = jax.tree.map(lambda *parts: np.concatenate(parts).swapaxes(0, 1), *chunks)  # [B, T]
-    return _cut(rows, shares, whole=step_count is None)
+    return _cut(rows, kept)
 
 
-def _cut(rows: Transition, shares: np.ndarray, *, whole: bool) -> Dataset:
-    """The first `shares` [B] episodes, if `whole`, or steps of every environment in `rows` [B, T]."""
-    steps = np.arange(rows.last.shape[1])
-    episodes = np.cumsum(rows.last, axis=1) - rows.last  # ended before this step
-    kept = (episodes if whole else np.broadcast_to(steps, episodes.shape)) < shares[:, None]
+def _kept(reward: np.ndarray, last: np.ndarray, shares: np.ndarray, *, whole: bool) -> np.ndarray | None:
+    """[B, T] bool: the first `shares` [B] episodes, if `whole`, or steps of every environment; None: too few yet."""
+    real = ~lost_rows(reward, last)
+    counted = real & (last > 0) if whole else real
+    if (counted.sum(1) < shares).any():
+        return None
+    return real & (np.cumsum(counted, axis=1) - counted < shares[:, None])
+
+
+def _cut(rows: Transition, kept: np.ndarray) -> Dataset:
+    """The rows [B, T] that are `kept`; each environment's last one ends its episode."""
+    following = np.cumsum(kept, axis=1)
     terminal = rows.discount == 0
-    timeout = ((rows.last > 0) | ((steps == shares[:, None] - 1) & (not whole))) & ~terminal
+    timeout = ((rows.last > 0) | (following == following[:, -1:])) & ~terminal
     return from_arrays(
         rows.observation[kept],
         rows.action[kept],

@@ -19,7 +19,7 @@ import numpy as np
 from safejax.data.dataset import Dataset
 from safejax.data.replay import Replay
 from safejax.training.online import ENVIRONMENT, OnlineState, around, learn
-from safejax.training.rollout import Actors, Decision, account, decide, no_episodes, where_rows
+from safejax.training.rollout import Actors, Decision, account, decide, ended_first, no_episodes, where_rows
 from safejax.types import Algorithm, Array, EnvState, EpisodeStats, HostEnv, Key, Metrics, Transition
 
 
@@ -119,10 +119,9 @@ def evaluate_host(algorithm: Algorithm, env: HostEnv, state: Any, key: Key, *, e
     """
     actors = _start(algorithm, env, state)
     first = jax.device_get(no_episodes(env.env_count))
-    while not first.finished.all():
+    while not (first.finished | first.diverged).all():
         actors, (_, episode), _ = _step(algorithm, env, state, actors, key, explore)
-        ended = episode.finished & ~first.finished
-        first = jax.tree.map(functools.partial(np.where, ended), episode, first)
+        first = jax.tree.map(functools.partial(np.where, ended_first(episode, first)), episode, first)
     return first
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from safejax.data.dataset import Dataset, sample, sample_sequences
 from safejax.data.replay import Replay, make_replay, mix
+from safejax.training.diverged import real_rows
 from safejax.training.rollout import Actors, decide, rollout, start
 from safejax.types import (
     Algorithm,
@@ -144,7 +145,8 @@ def train_iteration(
       place: applied to every batch, e.g. a `jax.sharding.reshard` over devices.
 
     Returns:
-      The state, metrics stacked [updates] (fresh: [1]), episode statistics [T, B] and the transitions [B, T].
+      The state, metrics stacked [updates] (fresh: [1]), episode statistics [T, B] and the transitions [B, T], those
+      of simulations that diverged with reward NaN.
 
     Raises:
       ValueError: if a method that mixes offline data in gets no data set.
@@ -184,6 +186,8 @@ def learn(
 ) -> tuple[OnlineState, Metrics]:
     """The half of `train_iteration` after its rollout: add `transitions` [B, T], adapt once, update.
 
+    Rows of simulations that diverged do not enter the replay; in a rollout that is learned from, see `real_rows`.
+
     Raises:
       ValueError: if a method that mixes offline data in gets no data set.
     """
@@ -198,8 +202,9 @@ def learn(
 
     def update(learner: Any, _: None) -> tuple[Any, Metrics]:
         step_key = jax.random.fold_in(key, learner.step)
-        batch = transitions
-        if replay is not None:
+        if replay is None:
+            batch = real_rows(transitions)
+        else:
             sample_key = jax.random.fold_in(step_key, _SAMPLE)
             batch = _draw(spec, replay, replay_state, dataset, sample_key, batch_size)
         return algorithm.update(learner, place(batch), jax.random.fold_in(step_key, _UPDATE))

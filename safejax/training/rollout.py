@@ -97,13 +97,16 @@ def decide(algorithm: Algorithm, state: Any, actors: Actors, key: Key, *, explor
 def account(
     algorithm: Algorithm, state: Any, actors: Actors, decision: Decision, after: EnvState
 ) -> tuple[Actors, Transition, EpisodeStats]:
-    """What a step amounts to: the only place where a `Transition` is made from an `EnvState`."""
+    """What a step amounts to: the only place where a `Transition` is made from an `EnvState`.
+
+    Where the simulation diverged the row's reward is NaN, which marks it as no transition; its episode is forgotten.
+    """
     env_count = actors.env.reward.shape[0]
-    last = after.terminated | after.truncated
+    last, diverged = after.terminated | after.truncated, jnp.broadcast_to(after.diverged, (env_count,))
     transition = Transition(
         observation=actors.env.observation,
         action=decision.action,
-        reward=after.reward,
+        reward=jnp.where(after.diverged, jnp.nan, after.reward),
         cost=after.cost,
         discount=1.0 - after.terminated.astype(jnp.float32),
         last=last.astype(jnp.float32),
@@ -117,9 +120,11 @@ def account(
         actors.episode.episode_return + after.reward,
         actors.episode.episode_cost + after.cost,
         length,
-        finished=last & (length == actors.env.steps + 1),  # seen from its first step
+        finished=last & ~diverged & (length == actors.env.steps + 1),  # seen from its first step
+        diverged=diverged,
     )
-    running = where_rows(last, no_episodes(env_count), episode._replace(finished=jnp.zeros_like(last)))
+    no = jnp.zeros_like(last)
+    running = where_rows(last, no_episodes(env_count), episode._replace(finished=no, diverged=no))
     return Actors(after, carry, running, actors.env_step + env_count), transition, episode
 
 
@@ -129,24 +134,30 @@ def evaluate(
     """Play `episode_count` episodes side by side, deterministically unless `explore`.
 
     Returns:
-      [episode_count] statistics of the first episode of every environment.
+      [episode_count] statistics of the first episode of every environment; where it diverged it is not `finished`,
+      and its sums are NaN.
     """
     actors = start(algorithm, env, state, key, episode_count)
 
     def step(carry: tuple[Actors, EpisodeStats], _: None) -> tuple[tuple[Actors, EpisodeStats], None]:
         actors, first = carry
         actors, _transition, episode = act_and_step(algorithm, env, state, actors, key, explore=explore)
-        ended = episode.finished & ~first.finished
-        return (actors, where_rows(ended, episode, first)), None
+        return (actors, where_rows(ended_first(episode, first), episode, first)), None
 
     (_, first), _ = jax.lax.scan(step, (actors, no_episodes(episode_count)), None, env.episode_length)
-    return first
+    lost = jnp.where(first.diverged, jnp.nan, 0.0)
+    return first._replace(episode_return=first.episode_return + lost, episode_cost=first.episode_cost + lost)
+
+
+def ended_first(episode: EpisodeStats, first: EpisodeStats) -> Array:
+    """[B] bool: where an environment's first episode ends on this step, and `first` does not hold it yet."""
+    return (episode.finished | episode.diverged) & ~(first.finished | first.diverged)
 
 
 def no_episodes(count: int) -> EpisodeStats:
     """Empty sums [count]."""
-    zeros = jnp.zeros((count,), jnp.float32)
-    return EpisodeStats(zeros, zeros, jnp.zeros((count,), jnp.int32), jnp.zeros((count,), bool))
+    zeros, no = jnp.zeros((count,), jnp.float32), jnp.zeros((count,), bool)
+    return EpisodeStats(zeros, zeros, jnp.zeros((count,), jnp.int32), no, no)
 
 
 def where_rows(rows: Array, chosen: Any, otherwise: Any) -> Any:

@@ -16,7 +16,7 @@ from one_line import refusal
 
 from safejax import checkpoint, envs
 from safejax.algorithms import marvel
-from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.data import from_arrays, write_dsrl
 from safejax.envs.engines.mujoco import make_engine
 from safejax.types import example_transition
 

@@ -11,18 +11,18 @@ import pytest
 from one_line import refusal
 
 from safejax import envs
-from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.data import from_arrays, write_dsrl
 from safejax.runs import load_policy
 
 
-def data_file(folder, largest_action=0.5, rows=40):
+def data_file(folder, largest_action=0.5, rows=40, attributes=None):
     """Two truncated episodes of noise in ball_circle's widths."""
     random = np.random.default_rng(0)
     ends = np.arange(rows) % (rows // 2) == rows // 2 - 1
     action = np.tile([[largest_action, -largest_action]], (rows, 1)) * random.uniform(0.5, 1.0, (rows, 1))
     action[0] = largest_action
     noise = random.normal(size=(rows, 8)), action, random.normal(size=rows), random.random(rows) < 0.5
-    write_dsrl(folder / "noise.hdf5", from_arrays(*noise, 0 * ends, ends))
+    write_dsrl(folder / "noise.hdf5", from_arrays(*noise, 0 * ends, ends), attributes)
     return str(folder / "noise.hdf5")
 
 
@@ -66,6 +66,12 @@ def test_actions_at_the_bounds_are_refused_for_a_squashed_policy(capsys, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_data_of_another_task_are_refused(capsys, tmp_path):
+    file = data_file(tmp_path, attributes={"task": "car_circle", "safejax": "0.1.0"})
+    message = refused(capsys, "--data", file, "--task", "ball_circle", "--cache", str(tmp_path))
+    assert "collected in 'car_circle', expected 'ball_circle'" in message
+
+
 @pytest.mark.parametrize(
     ("acting", "expected"),
     [
@@ -103,6 +109,7 @@ def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
     assert (folder / "table.txt").read_text() in table
     assert (folder / "learning_curves.png").stat().st_size > 0
     assert "40 rows, 2 episodes" in table
+    assert "cost/20 (met)" in table
 
     results = json.loads((folder / "results.json").read_text())
     for row in ("bc", "iql"):
@@ -111,6 +118,9 @@ def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
         assert [record["updates"] for record in records] == [2, 4]
         assert results["methods"][row]["return"][-1] == records[-1]["return"]
         assert len(records[-1]["return"]) == 2
+        last = results["methods"][row]["last"]
+        assert list(last["limits"]) == ["10", "20", "40"]  # the task's own, where --safe names none
+        assert len(last["normalized_return"]) == len(last["limits"]["20"]["within_limit"]) == 2
         policy = load_policy(folder / "policies" / row, 1)
         env = envs.make("ball_circle")
         action = policy.act(np.zeros((3, *env.observation_spec.shape), np.float32))

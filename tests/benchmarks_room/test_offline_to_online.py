@@ -10,7 +10,7 @@ import offline_to_online
 import pytest
 from one_line import refusal
 
-from safejax.data.dataset import from_arrays, write_dsrl
+from safejax.data import from_arrays, write_dsrl
 
 refused = functools.partial(refusal, offline_to_online.main)
 
@@ -66,6 +66,15 @@ def test_data_of_another_width_is_refused(capsys, tmp_path):
     message = refused(capsys, "--data", str(tmp_path / "narrow.hdf5"), "--output", str(tmp_path / "run"))
     assert "5" in message
     assert "8" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_task_is_refused(capsys, tmp_path):
+    ends = np.arange(6) == 5
+    data = from_arrays(np.zeros((6, 8)), np.zeros((6, 2)), np.zeros(6), np.zeros(6), 0 * ends, ends)
+    write_dsrl(tmp_path / "car.hdf5", data, {"task": "car_circle", "safejax": "0.1.0"})
+    message = refused(capsys, "--data", str(tmp_path / "car.hdf5"), "--output", str(tmp_path / "run"))
+    assert "collected in 'car_circle', expected 'ball_circle'" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 
 import numpy as np
@@ -165,20 +164,3 @@ def test_labels_keep_their_colours_when_a_curve_is_left_out(tmp_path):
         report.learning_curves(tmp_path / "curves.png", {"b": curve}, 2.0, "", labels=labels)
         with Image.open(tmp_path / "curves.png") as image:
             assert (np.asarray(image.convert("RGB")) == second).all(-1).any() == expected
-
-
-def test_policy_gif_moves_and_turns_red(tmp_path):
-    positions = np.stack([np.linspace(-9.0, 3.0, 7), np.linspace(-2.0, 4.0, 7)], -1)
-    costs = np.abs(positions[:, 0]) > 6.0
-    report.policy_gif(tmp_path / "policy.gif", positions, costs, rewards=np.ones(7), frame_count=4)
-    assert (tmp_path / "policy.gif").stat().st_size < 600_000
-    with Image.open(tmp_path / "policy.gif") as image:
-        assert image.n_frames == 4  # type: ignore[attr-defined]
-        frames = []
-        for index in range(4):
-            image.seek(index)
-            frames.append(np.asarray(image.convert("RGB"), np.int32))
-    assert all((first != second).any() for first, second in itertools.pairwise(frames))
-    red, _, blue = np.moveaxis(frames[-1], -1, 0)
-    assert (red - blue > 100).sum() > 20
-    assert (blue - red > 100).sum() > 20

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flashbax.buffers import trajectory_buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,28 @@ def test_against_a_list(env_count, ring, spare, lengths, sequence_length):
     assert batch.reward.shape == ((300,) if sequence_length == 1 else (300, sequence_length))
     for leaf, wide in ((batch.cost, batch.observation), (batch.last, batch.next_observation)):
         np.testing.assert_array_equal(np.stack([leaf, -leaf], axis=-1), wide)
+
+
+@pytest.mark.parametrize("sequence_length", [1, 2])
+def test_where_nothing_diverged_batches_are_flashbaxs(sequence_length):
+    """Bit for bit, before the rings are full and after."""
+    replay = make_replay(15, 3, sequence_length=sequence_length)
+    steps = jnp.arange(4)[:, None, None] * 2 + jnp.arange(2) + 100 * jnp.arange(3)[:, None]  # [calls, B, T]
+
+    def run(init, add, sample):
+        def call(state, rows):
+            state = add(state, rows)
+            return state, sample(state, jax.random.fold_in(jax.random.key(0), rows.reward[0, 0].astype(int)))
+
+        return jax.jit(lambda rows: jax.lax.scan(call, init(numbered(0.0)), rows)[1])(numbered(steps))
+
+    theirs = run(
+        lambda example: trajectory_buffer.init(example, 3, 5),
+        trajectory_buffer.add,
+        lambda state, key: trajectory_buffer.sample(state, key, 40, sequence_length, period=1).experience,
+    )
+    ours = run(replay.init, replay.add, lambda state, key: replay.sample(state, key, 40))
+    jax.tree.map(lambda ours, theirs: np.testing.assert_array_equal(ours, theirs.reshape(ours.shape)), ours, theirs)
 
 
 @pytest.mark.parametrize("extras", [(), ("log_prob",)])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from engine_runaway import runaway
 
 from safejax import envs
 from safejax.envs.engines import mjx as mjx_engine
@@ -120,6 +121,23 @@ def test_what_is_held_stays_for_the_whole_step_on_both_engines(slider):
     assert np.abs(host - other).max() > 1e-2
     with pytest.raises(ValueError, match=r"^slider has hold but no applied_force, [^\n]*$"):
         envs.make(held._replace(applied_force=None), "mujoco")
+
+
+def test_a_simulation_that_diverges_restarts_alone():
+    env, keys = runaway(mjx_engine.make_engine), jax.random.split(jax.random.key(0), 3)
+
+    @jax.jit
+    def run(action):
+        return jax.vmap(env.step)(jax.vmap(env.reset)(keys), action, keys)
+
+    calm, wild = (run(jnp.zeros((3, 1)).at[1].set(push)) for push in (0.0, jnp.nan))
+    np.testing.assert_array_equal(wild.diverged, [False, True, False])
+    np.testing.assert_array_equal(run(jnp.zeros((3, 1)).at[1].set(1.0)).diverged, [False, True, False])
+    np.testing.assert_array_equal(wild.steps, [1, 0, 1])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wild))
+    for others in (0, 2):
+        rows = [jax.tree.map(lambda leaf, row=others: np.asarray(leaf[row]), states) for states in (wild, calm)]
+        jax.tree.map(np.testing.assert_array_equal, *rows)
 
 
 def test_states_keep_structure_shapes_and_types():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engine_runaway import runaway
 
 from safejax import envs
 from safejax.envs.engines.mujoco import make_engine
@@ -107,30 +108,51 @@ def test_a_step_without_episode_ends_starts_nothing():
     assert started == [0, 0, 2, 4, 6]
 
 
-def test_a_nan_action_is_kept_for_check_and_spoils_only_its_own_row(env, tmp_path, monkeypatch):
+def test_a_nan_action_is_kept_for_check_and_restarts_only_its_own_row(env, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keys = jax.random.split(jax.random.key(6), 3)
     state = jax.vmap(env.reset)(keys)
     step = jax.jit(jax.vmap(env.step))
     actions = jnp.zeros((3, 2)).at[1, 0].set(jnp.nan)
     state = step(state, actions, keys)
-    lost = ~np.isfinite(state.observation).all(axis=-1)
-    np.testing.assert_array_equal(lost, [False, True, False])
-    assert np.isnan(state.reward[1])
-    with pytest.raises(FloatingPointError, match=r"^ball_circle: state of simulation 1 .*\[nan, 0.0\] \(1 of 3"):
-        env.check()
-    env.check()  # raised once
-    # the row stays lost until its episode ends, and says so again
-    state = step(state, jnp.zeros((3, 2)), keys)
-    assert np.isnan(state.observation[1]).all()
-    with pytest.raises(FloatingPointError):
-        env.check()
-    for _ in range(3):
-        state = step(state, jnp.zeros((3, 2)), keys)
+    np.testing.assert_array_equal(state.diverged, [False, True, False])
+    np.testing.assert_array_equal(state.steps, [1, 0, 1])
     assert np.isfinite(state.observation).all()
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(FloatingPointError, match=r"^ball_circle: action \[nan, 0.0\] in simulation 1 \(1 of 3\), exp"):
         env.check()
+    state = step(state, jnp.zeros((3, 2)), keys)
+    env.check()  # raised once
+    np.testing.assert_array_equal(state.diverged, [False] * 3)
     assert not list(tmp_path.iterdir())  # MuJoCo would have written a log
+
+
+def test_a_simulation_that_diverges_restarts_alone_and_stops_nothing(tmp_path, monkeypatch):
+    """A motor ten million times too strong, used in one environment of three; the others do not notice."""
+    monkeypatch.chdir(tmp_path)
+    env = runaway(make_engine)
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    @jax.jit
+    def run(actions):
+        def step(state, action):
+            state = jax.vmap(env.step)(state, action, keys)
+            return state, state
+
+        return jax.lax.scan(step, jax.vmap(env.reset)(keys), actions)[1]
+
+    calm, wild = (run(jnp.zeros((8, 3, 1)).at[4, 1].set(push)) for push in (0.0, 1.0))
+    env.check()
+    expected = np.zeros((8, 3), bool)
+    expected[4, 1] = True
+    np.testing.assert_array_equal(wild.diverged, expected)
+    np.testing.assert_array_equal(wild.truncated, expected)
+    assert not wild.terminated.any()
+    assert wild.reward[4, 1] == wild.cost[4, 1] == 0
+    np.testing.assert_array_equal(wild.final_observation[4, 1], wild.observation[4, 1])
+    np.testing.assert_array_equal(wild.steps[:, 1], [1, 2, 3, 4, 0, 1, 2, 3])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wild.observation))
+    for others in (0, 2):
+        assert_equal(*(jax.tree.map(lambda leaf, row=others: leaf[:, row], states) for states in (wild, calm)))
 
 
 def test_an_exception_inside_the_callback_waits_for_check():
@@ -140,7 +162,7 @@ def test_an_exception_inside_the_callback_waits_for_check():
     env = build(TASK, make_engine(TASK._replace(applied_force=broken)))
     state = env.reset(jax.random.key(0))
     state = jax.block_until_ready(jax.jit(env.step)(state, jnp.zeros(2), jax.random.key(1)))
-    assert np.isnan(state.observation).all()
+    assert state.diverged
     with pytest.raises(ArithmeticError, match="no force today"):
         env.check()
 

@@ -175,6 +175,7 @@ def test_a_wall_takes_only_the_push_into_it():
     np.testing.assert_allclose(vx, 2.0 * (1 - 1.025**-90), rtol=1e-4)  # as if there were no wall
 
 
+@pytest.mark.slow
 def test_engines_agree():
     """Up to rounding; a wall without friction hardly amplifies it."""
     maze = MAZES[UMAZE]

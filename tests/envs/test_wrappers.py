@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from safejax import envs
 from safejax.envs.engines.base import Engine
@@ -91,3 +92,25 @@ def test_tasks_start_from_keys_of_either_kind():
     for name in ("ball_circle", "hopper_velocity", "point_maze_umaze", "ant_maze_umaze", "point_goal1"):
         initialize = envs.task(name).initialize
         assert jax.eval_shape(initialize, jax.random.PRNGKey(0)) == jax.eval_shape(initialize, jax.random.key(0))
+
+
+@pytest.mark.parametrize("field", ["observe", "reward", "cost"])
+def test_a_number_of_the_task_that_is_not_finite_restarts_too(field):
+    """Where the counter exceeds 2 the field is NaN; a termination there does not count."""
+
+    def spoiled(*arguments):
+        value = getattr(TASK, field)(*arguments)
+        return jnp.where(arguments[min(1, len(arguments) - 1)].qpos[..., 0] > 2, jnp.nan, value)
+
+    env = build(TASK._replace(**{field: spoiled, "terminated": lambda view: view.qpos[..., 0] > 2}), ENGINE)
+    states = [env.reset(jax.random.key(0))]
+    for index in range(3):
+        states.append(env.step(states[-1], jnp.array([1.0]), jax.random.key(index)))
+    position = [float(state.observation[0]) for state in states]
+    wrong = [position[0] + index > 2 for index in range(4)].index(True)
+    assert [bool(state.diverged) for state in states[: wrong + 1]] == [False] * wrong + [True]
+    state = states[wrong]
+    assert (bool(state.truncated), bool(state.terminated), int(state.steps)) == (True, False, 0)
+    assert (float(state.reward), float(state.cost)) == (0, 0)
+    np.testing.assert_array_equal(state.observation, TASK.initialize(jax.random.key(wrong - 1))[0])
+    np.testing.assert_array_equal(state.final_observation, state.observation)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from safejax.envs import make
+from safejax.envs.wrappers import is_finite
 from safejax.types import Array, Env, EnvState, Key
 
 
@@ -22,7 +23,8 @@ def to_brax(env: str | Env) -> Any:
     Time limit and reset belong to brax's wrappers (`brax.envs.training.wrap`, which its training calls): the
     environment's own time limit is off, `obs` is the observation before any reset and `done` is
     `terminated`. Pass `episode_length=env.episode_length` to brax. `info["cost"]` and `metrics["cost"]` hold
-    the cost of the step, `info["truncation"]` is 0 until brax's wrapper writes it.
+    the cost of the step, `info["truncation"]` is 0 until brax's wrapper writes it. A simulation that diverged is `done`
+    with reward 0, which brax cannot tell from a termination; `metrics["diverged"]` counts it.
 
     Args:
       env: a task name, run on its default engine, or an environment.
@@ -44,7 +46,8 @@ def from_brax(
         ant = brax.envs.get_environment("ant", backend="spring")
         env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
 
-    Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`.
+    Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`. A step
+    whose observation, reward or cost is not finite is `diverged`, as in `safejax.envs.wrappers.build`.
 
     Args:
       env: has `reset(key)`, `step(state, action)` and `action_size`; `done` is read as termination.
@@ -63,26 +66,31 @@ def from_brax(
     def reset(key: Key) -> EnvState:
         state = _strong(env.reset(key))
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
-        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32))
+        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32), diverged=no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
         before = jax.tree.map(lambda leaf: leaf, state.physics)  # brax writes into its dictionaries
         after = env.step(before, jnp.clip(action, -1.0, 1.0))
         steps = state.steps + 1
-        terminated = after.done.astype(bool)
-        truncated = (steps >= episode_length) & ~terminated
+        reward, cost = jnp.asarray(after.reward, jnp.float32), jnp.asarray(cost_of(after), jnp.float32)
+        diverged = ~is_finite((after.obs, reward, cost))
+        terminated = after.done.astype(bool) & ~diverged
+        truncated = (steps >= episode_length) & ~terminated | diverged
         done = terminated | truncated
         fresh = _strong(env.reset(key))
         physics = jax.tree.map(lambda new, old: jnp.where(done, new, old).astype(new.dtype), fresh, after)
         return EnvState(
             physics=physics,
             observation=physics.obs,
-            reward=jnp.asarray(after.reward, jnp.float32),
-            cost=jnp.asarray(cost_of(after), jnp.float32),
+            reward=jnp.where(diverged, 0.0, reward),
+            cost=jnp.where(diverged, 0.0, cost),
             terminated=terminated,
             truncated=truncated,
-            final_observation=jax.tree.map(lambda new, old: old.astype(new.dtype), fresh.obs, after.obs),
+            final_observation=jax.tree.map(
+                lambda new, old: jnp.where(diverged, new, old).astype(new.dtype), fresh.obs, after.obs
+            ),
             steps=jnp.where(done, 0, steps),
+            diverged=diverged,
         )
 
     return Env(reset, step, spec.obs, env.action_size, episode_length, name or type(env).__name__)
@@ -114,7 +122,7 @@ def _brax_class() -> type:
             inner = state.pipeline_state
             # steps = 0: the time limit is brax's
             inner = self.env.step(inner._replace(steps=jnp.zeros_like(inner.steps)), action, key)
-            new = self._state(inner, rng, inner.terminated.astype(jnp.float32))
+            new = self._state(inner, rng, (inner.terminated | inner.diverged).astype(jnp.float32))
             # brax's wrappers keep entries of their own in both dictionaries
             info = new.info | state.info | {"cost": inner.cost, "key": rng}
             return new.replace(metrics=state.metrics | new.metrics, info=info)
@@ -127,7 +135,7 @@ def _brax_class() -> type:
                 obs=inner.final_observation,
                 reward=inner.reward,
                 done=done,
-                metrics={"cost": inner.cost},
+                metrics={"cost": inner.cost, "diverged": jnp.asarray(inner.diverged, jnp.float32)},
                 info=info,
             )
 

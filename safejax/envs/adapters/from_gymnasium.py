@@ -42,6 +42,8 @@ def from_gymnasium(
     Raises:
       ValueError: spaces of other kinds, infinite action bounds, an unknown autoreset mode; from `step`, a row
         without its cost or its final observation.
+      FloatingPointError: from `step`, an observation, reward or cost that is not finite: gymnasium has no way to
+        start a single environment afresh.
     """
     mode = vector_env.metadata.get("autoreset_mode")
     mode = getattr(mode, "value", mode)
@@ -49,6 +51,8 @@ def from_gymnasium(
         raise ValueError(f"metadata['autoreset_mode'] is {mode!r}, expected one of {', '.join(_MODES)}")
     spec = observation_spec(vector_env.single_observation_space)
     space, count = vector_env.single_action_space, vector_env.num_envs
+    registered = getattr(vector_env, "spec", None)
+    name = name or (registered.id if registered else type(vector_env.unwrapped).__name__)
     seeds = iter((seed,))
 
     def seen(observation: Any) -> ArrayTree:
@@ -73,9 +77,11 @@ def from_gymnasium(
             costs = _cost(info, real)
         else:
             costs = np.asarray(cost(before.observation, np.asarray(action), final_observation), np.float32)
+        reward = np.array(reward, np.float32)
+        _refuse_non_finite(name, real, [*jax.tree.leaves(final_observation), reward, costs])
         after = _state(
             observation,
-            np.array(reward, np.float32),
+            reward,
             costs,
             terminated,
             truncated & ~terminated,
@@ -84,8 +90,6 @@ def from_gymnasium(
         )
         return after, real
 
-    registered = getattr(vector_env, "spec", None)
-    name = name or (registered.id if registered else type(vector_env.unwrapped).__name__)
     return HostEnv(reset, step, spec, action_size(space), count, name, discrete=not hasattr(space, "low"))
 
 
@@ -113,6 +117,14 @@ def _final(spec: ArrayTree, observation: ArrayTree, info: dict[str, Any], ended:
         return rows
 
     return jax.tree.map(put, observation, given)
+
+
+def _refuse_non_finite(name: str, real: np.ndarray, parts: list[np.ndarray]) -> None:
+    finite = [np.isfinite(part.reshape(len(real), -1)).all(axis=1) for part in parts]
+    lost = np.flatnonzero(real & ~np.logical_and.reduce(finite))
+    if lost.size:
+        found = f"{name}: observation, reward or cost of environment {lost[0]} is not finite"
+        raise FloatingPointError(f"{found} ({lost.size} of {len(real)} environments)")
 
 
 def _cost(info: dict[str, Any], real: np.ndarray) -> np.ndarray:

@@ -19,8 +19,9 @@ def to_gymnasium(env: str | Env, count: int, *, seed: int = 0) -> Any:
 
     An environment that ends is reset within the same step (AutoresetMode.SAME_STEP): its row of the observation is
     the next episode's, `info["final_obs"]` holds what it saw last. `info["cost"]` [count] is the cost of every step;
-    ended rows have it in `info["final_info"]` too. Copy i under the seed s does what copy 0 does under s + i. Actions
-    outside the space are clipped to [-1, 1], or refused where they are discrete.
+    ended rows have it in `info["final_info"]` too. Where simulations diverged, `info["diverged"]` [count] says which:
+    that step is truncated, its reward and cost are 0, and it is not to be learned from. Copy i under the seed s does
+    what copy 0 does under s + i. Actions outside the space are clipped to [-1, 1], or refused where they are discrete.
 
     Args:
       env: a task name, run on its default engine, or an environment.
@@ -130,6 +131,8 @@ def _vector_class() -> type:
             state = self._copies.step(actions)
             ended, every = state.terminated | state.truncated, np.ones(self.num_envs, bool)
             info: dict[str, Any] = {"cost": state.cost, "_cost": every}
+            if state.diverged.any():
+                info["diverged"] = info["_diverged"] = state.diverged
             if ended.any():
                 final = np.full(self.num_envs, None, object)
                 for row in np.flatnonzero(ended):
@@ -169,7 +172,7 @@ def _single_class() -> type:
             state = self._copies.step(np.asarray(action)[None])
             terminated, truncated = bool(state.terminated[0]), bool(state.truncated[0])
             self._next = state.observation if terminated or truncated else None
-            info = {"cost": float(state.cost[0])}
+            info = {"cost": float(state.cost[0])} | ({"diverged": True} if state.diverged[0] else {})
             return _first(state.final_observation), float(state.reward[0]), terminated, truncated, info
 
     return SafejaxEnv

@@ -6,7 +6,8 @@ simulations reaches the host as one call however many `vmap`s lie above, and run
 do not depend on the number of threads.
 
 Nothing raises inside a callback, where an exception would lose donated state: the first failure is kept, the
-simulations concerned carry NaN, and `check` raises between chunks.
+simulations concerned carry NaN, and `check` raises between chunks. A simulation that diverges under finite actions
+carries NaN and is no failure: its environment starts a new episode.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -148,7 +149,7 @@ class Host:
         """Raise the first failure since the last call, once.
 
         Raises:
-          FloatingPointError: an action or a state was not finite.
+          FloatingPointError: an action was not finite.
           Exception: whatever MuJoCo or the task raised inside a callback.
         """
         with self._lock:
@@ -172,7 +173,10 @@ class Host:
         given = action.reshape(len(state), -1)
         action = np.clip(given.astype(np.float64), -1.0, 1.0)
         worker.state[...] = state
-        lost = ~(np.isfinite(state).all(axis=-1) & np.isfinite(action).all(axis=-1))
+        misled = np.logical_not(np.isfinite(action).all(axis=-1))
+        lost = misled | ~np.isfinite(state).all(axis=-1)
+        if misled.any():
+            self._keep(_not_finite(self.task.name, misled, given))
         if lost.any():
             # keep NaN from MuJoCo, which would write a log file: step a stand-in and mark it below
             worker.state[lost], action[lost] = self.default_row, 0.0
@@ -182,7 +186,6 @@ class Host:
         lost |= ~(np.abs(seen) < mujoco.mjMAXVAL).all(axis=-1)
         if lost.any():
             state[lost], seen[lost] = np.nan, np.nan
-            self._keep(_diverged(self.task.name, lost, given))
         return state
 
     def _move(self, worker: _Worker, action: np.ndarray, layout: Any) -> None:
@@ -219,10 +222,10 @@ class Host:
             self._failure = failure
 
 
-def _diverged(name: str, lost: np.ndarray, action: np.ndarray) -> FloatingPointError:
-    index = np.flatnonzero(lost)[0]
-    message = f"{name}: state of simulation {index} is not finite after action {action[index].tolist()}"
-    return FloatingPointError(f"{message} ({lost.sum()} of {lost.size} simulations)")
+def _not_finite(name: str, misled: Any, action: np.ndarray) -> FloatingPointError:
+    index = np.flatnonzero(misled)[0]
+    found = f"{name}: action {action[index].tolist()} in simulation {index} ({misled.sum()} of {misled.size})"
+    return FloatingPointError(f"{found}, expected finite numbers; look at the policy's inputs and parameters")
 
 
 class _Worker:

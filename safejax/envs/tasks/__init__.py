@@ -6,9 +6,9 @@ import functools
 import importlib
 import pkgutil
 
-from safejax.envs.tasks.base import Reference, Start, Task, View, normalized_cost, normalized_return
+from safejax.envs.tasks.base import Start, Task, View
 
-__all__ = ["Reference", "Start", "Task", "View", "load", "names", "normalized_cost", "normalized_return"]
+__all__ = ["Start", "Task", "View", "load", "names"]
 
 
 def names() -> tuple[str, ...]:

@@ -34,7 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.envs.tasks import _bullet as bullet
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, Key
 
 SPEED_LIMIT = 1.5  # m/s, of the run
@@ -142,7 +143,7 @@ RUN = Task(
     cost=lambda view: bullet.run_cost(view.qpos, view.qvel, SPEED_LIMIT),
     terminated=fallen,
     applied_force=applied_force,
-    reference=Reference("AntRun", 0.001767391717990563, 955.4818725585938, 150.0),
+    reference=DSRL["AntRun"],
 )
 
 CIRCLE = Task(
@@ -158,7 +159,7 @@ CIRCLE = Task(
     cost=lambda view: bullet.circle_cost(view.qpos),
     terminated=fallen,
     applied_force=applied_force,
-    reference=Reference("AntCircle", 0.0177031010389328, 460.7091979980469, 200.0),
+    reference=DSRL["AntCircle"],
 )
 
 TASKS = (RUN, CIRCLE)

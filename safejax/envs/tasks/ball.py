@@ -23,7 +23,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from safejax.envs.tasks import _bullet as bullet
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, Key
 
 RADIUS = 0.5  # m
@@ -95,7 +96,7 @@ RUN = Task(
     reward=lambda before, after, action: bullet.run_reward(before.qpos, after.qpos) + effort(action),
     cost=lambda view: bullet.run_cost(view.qpos, view.qvel, SPEED_LIMIT),
     applied_force=applied_force,
-    reference=Reference("BallRun", 26.339754104614258, 1327.445556640625, 80.0),
+    reference=DSRL["BallRun"],
 )
 
 CIRCLE = Task(
@@ -110,7 +111,7 @@ CIRCLE = Task(
     reward=lambda before, after, action: bullet.circle_reward(after.qpos, after.qvel) + 0.01 * effort(action),
     cost=lambda view: bullet.circle_cost(view.qpos),
     applied_force=applied_force,
-    reference=Reference("BallCircle", 0.38312244415283203, 881.46337890625, 80.0),
+    reference=DSRL["BallCircle"],
 )
 
 TASKS = (RUN, CIRCLE)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from safejax.scores import Reference
 from safejax.types import Array, ArrayTree, Key
 
 
@@ -36,19 +37,6 @@ class Start(NamedTuple):
     qpos: Array  # [nq]
     qvel: Array  # [nv]
     layout: ArrayTree = ()  # where goals and hazards are, which button counts: arrays of fixed shapes
-
-
-class Reference(NamedTuple):
-    """The offline data set that a task reproduces, with the constants that normalise returns.
-
-    Source: Liu et al. 2023, Datasets and Benchmarks for Offline Safe RL, https://arxiv.org/abs/2306.09303;
-    constants from dsrl/infos.py of liuzuxin/DSRL@71064f2.
-    """
-
-    name: str  # the data set's name, such as "BallCircle"
-    return_min: float  # lowest and highest undiscounted episode return in the data set
-    return_max: float
-    cost_max: float  # highest undiscounted episode cost in the data set
 
 
 def _never(view: View) -> Array:
@@ -90,21 +78,4 @@ class Task(NamedTuple):
     shapes: tuple[Shape, ...] = ()  # what is drawn and never touched
     place_shapes: Callable[[View], Array] | None = None  # view -> middles [..., len(shapes), 3] of `shapes`
     cost_limits: tuple[float, ...] = (10.0, 20.0, 40.0)  # per episode, cost units; DSRL's evaluation limits
-    reference: Reference | None = None
-
-
-def normalized_return(episode_return: Any, reference: Reference) -> Any:
-    """Returns [...] on the scale where the data set's worst is 0 and its best 1; values may leave [0, 1].
-
-    Source: Liu et al. 2023, section 5.
-    """
-    return (episode_return - reference.return_min) / (reference.return_max - reference.return_min)
-
-
-def normalized_cost(episode_cost: Any, cost_limit: float) -> Any:
-    """Episode costs [...] over the limit; at most 1 is safe. A limit of 0 adds 1 to both, as DSRL does.
-
-    Source: offline_env.py of liuzuxin/DSRL@71064f2.
-    """
-    offset = 1.0 if cost_limit == 0 else 0.0
-    return (episode_cost + offset) / (cost_limit + offset)
+    reference: Reference | None = None  # the offline data set that the task reproduces

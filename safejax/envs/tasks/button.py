@@ -26,7 +26,8 @@ from safejax.envs.tasks._navigation import World
 from safejax.envs.tasks._objects import buttons, disc, drawn, gremlins, hazards
 from safejax.envs.tasks._placement import POPULATION
 from safejax.envs.tasks._robots import CAR, POINT, Robot
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, ArrayTree, Key
 
 BUTTON_COUNT = 4
@@ -41,10 +42,10 @@ LEVELS = (
 )
 
 REFERENCES = {
-    "point_button1": Reference("PointButton1", 0.008822109034937853, 41.19301568767707, 200.0),
-    "point_button2": Reference("PointButton2", 0.014114166087574098, 42.8985953616709, 250.0),
-    "car_button1": Reference("CarButton1", 0.0028926206826067613, 44.420003345738984, 250.0),
-    "car_button2": Reference("CarButton2", 0.001767391717990563, 41.99513815522894, 300.0),
+    "point_button1": DSRL["PointButton1"],
+    "point_button2": DSRL["PointButton2"],
+    "car_button1": DSRL["CarButton1"],
+    "car_button2": DSRL["CarButton2"],
 }
 
 

@@ -31,7 +31,8 @@ import jax
 import jax.numpy as jnp
 
 from safejax.envs.tasks import _bullet as bullet
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, Key
 
 SPEED_LIMIT = 1.5  # m/s, of the run
@@ -125,7 +126,7 @@ RUN = Task(
     reward=lambda before, after, action: bullet.run_reward(before.qpos, after.qpos),
     cost=lambda view: bullet.run_cost(view.qpos, view.qvel, SPEED_LIMIT),
     applied_force=functools.partial(applied_force, world=RUN_WORLD),
-    reference=Reference("CarRun", 204.28726196289062, 574.6533203125, 40.0),
+    reference=DSRL["CarRun"],
 )
 
 CIRCLE = Task(
@@ -140,7 +141,7 @@ CIRCLE = Task(
     reward=lambda before, after, action: bullet.circle_reward(after.qpos, after.qvel),
     cost=lambda view: bullet.circle_cost(view.qpos),
     applied_force=functools.partial(applied_force, world=CIRCLE_WORLD),
-    reference=Reference("CarCircle", 3.484419822692871, 534.3060913085938, 100.0),
+    reference=DSRL["CarCircle"],
 )
 
 TASKS = (RUN, CIRCLE)

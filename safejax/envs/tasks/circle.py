@@ -16,7 +16,8 @@ from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
 from safejax.envs.tasks._objects import disc, drawn
 from safejax.envs.tasks._robots import CAR, POINT, Robot, position
-from safejax.envs.tasks.base import Reference, Shape, Task, View
+from safejax.envs.tasks.base import Shape, Task, View
+from safejax.scores import DSRL
 from safejax.types import Array
 
 RADIUS = 1.5  # m
@@ -34,10 +35,10 @@ WALLS = (
 )
 
 REFERENCES = {
-    "point_circle1": Reference("PointCircle1", 20.067626953125, 61.72819519042969, 200.0),
-    "point_circle2": Reference("PointCircle2", 20.478347778320312, 54.02184295654297, 299.0),
-    "car_circle1": Reference("CarCircle1", 8.037073135375977, 24.94155502319336, 250.0),
-    "car_circle2": Reference("CarCircle2", 5.113386154174805, 25.950098037719727, 398.0),
+    "point_circle1": DSRL["PointCircle1"],
+    "point_circle2": DSRL["PointCircle2"],
+    "car_circle1": DSRL["CarCircle1"],
+    "car_circle2": DSRL["CarCircle2"],
 }
 
 

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.envs.tasks import _bullet as bullet
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, Key
 
 SPEED_LIMIT = 1.5  # m/s, of the run
@@ -168,7 +169,7 @@ RUN = Task(
     terminated=fallen,
     hold=hold,
     applied_force=functools.partial(applied_force, timestep=1 / 120),
-    reference=Reference("DroneRun", 10.557029724121094, 682.8330078125, 140.0),
+    reference=DSRL["DroneRun"],
 )
 
 CIRCLE = Task(
@@ -185,7 +186,7 @@ CIRCLE = Task(
     terminated=fallen,
     hold=hold,
     applied_force=functools.partial(applied_force, timestep=1 / 60),
-    reference=Reference("DroneCircle", 207.794189453125, 996.38916015625, 100.0),
+    reference=DSRL["DroneCircle"],
 )
 
 TASKS = (RUN, CIRCLE)

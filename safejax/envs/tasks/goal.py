@@ -22,7 +22,8 @@ from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
 from safejax.envs.tasks._objects import disc, drawn, hazards, joint_offset, vases
 from safejax.envs.tasks._robots import ROBOTS, Robot
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, ArrayTree, Key
 
 GOAL_RADIUS = 0.3  # m
@@ -36,10 +37,10 @@ LEVELS = (
 )
 
 REFERENCES = {
-    "point_goal1": Reference("PointGoal1", 0.01196012764197707, 30.071114857340543, 100.0),
-    "point_goal2": Reference("PointGoal2", 0.002616959830266108, 27.717709787852737, 200.0),
-    "car_goal1": Reference("CarGoal1", 0.012232819540852091, 39.907809198384705, 120.0),
-    "car_goal2": Reference("CarGoal2", 0.001032874531954775, 28.902897990056502, 200.0),
+    "point_goal1": DSRL["PointGoal1"],
+    "point_goal2": DSRL["PointGoal2"],
+    "car_goal1": DSRL["CarGoal1"],
+    "car_goal2": DSRL["CarGoal2"],
 }
 
 

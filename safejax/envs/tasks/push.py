@@ -23,7 +23,8 @@ from safejax.envs.tasks import _navigation as navigation
 from safejax.envs.tasks._navigation import World
 from safejax.envs.tasks._objects import disc, drawn, hazards, joint_offset, pillars, push_box
 from safejax.envs.tasks._robots import CAR, POINT, Robot, position
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL
 from safejax.types import Array, ArrayTree, Key
 
 GOAL_RADIUS = 0.3  # m
@@ -39,10 +40,10 @@ LEVELS = (
 )
 
 REFERENCES = {
-    "point_push1": Reference("PointPush1", 0.0014001545292344209, 16.518654299293367, 150.0),
-    "point_push2": Reference("PointPush2", 0.0012438183001730607, 14.691039145644403, 200.0),
-    "car_push1": Reference("CarPush1", 0.013700173533941762, 16.304467598905237, 200.0),
-    "car_push2": Reference("CarPush2", 0.00029391133526335267, 15.141648491514314, 250.0),
+    "point_push1": DSRL["PointPush1"],
+    "point_push2": DSRL["PointPush2"],
+    "car_push1": DSRL["CarPush1"],
+    "car_push2": DSRL["CarPush2"],
 }
 
 

@@ -44,7 +44,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.envs.tasks.base import Reference, Task, View
+from safejax.envs.tasks.base import Task, View
+from safejax.scores import DSRL, Reference
 from safejax.types import Array, Key
 
 INFINITY = float("inf")
@@ -88,7 +89,7 @@ RUNNERS = (
         speed_limit=0.7402,
         control_weight=1e-3,
         reset_noise=5e-3,
-        reference=Reference("HopperVelocity", 37.05154800415039, 1911.396728515625, 250.0),
+        reference=DSRL["HopperVelocity"],
         velocity_clip=10.0,
         healthy_reward=1.0,
         healthy_height=(0.7, INFINITY),
@@ -105,7 +106,7 @@ RUNNERS = (
         speed_limit=2.3415,
         control_weight=1e-3,
         reset_noise=5e-3,
-        reference=Reference("Walker2dVelocity", 18.668498992919922, 3418.223876953125, 300.0),
+        reference=DSRL["Walker2dVelocity"],
         velocity_clip=10.0,
         healthy_reward=1.0,
         healthy_height=(0.8, 2.0),
@@ -121,7 +122,7 @@ RUNNERS = (
         speed_limit=3.2096,
         control_weight=0.1,
         reset_noise=0.1,
-        reference=Reference("HalfCheetahVelocity", 5.7509765625, 2806.93310546875, 250.0),
+        reference=DSRL["HalfCheetahVelocity"],
         gaussian_velocity=True,
     ),
     Runner(
@@ -134,7 +135,7 @@ RUNNERS = (
         speed_limit=0.2282,
         control_weight=1e-4,
         reset_noise=0.1,
-        reference=Reference("SwimmerVelocity", 0.07114458084106445, 238.95831298828125, 200.0),
+        reference=DSRL["SwimmerVelocity"],
         unseen=2,
     ),
     Runner(
@@ -147,7 +148,7 @@ RUNNERS = (
         speed_limit=2.6222,
         control_weight=0.5,
         reset_noise=0.1,
-        reference=Reference("AntVelocity", 6.1519012451171875, 2976.276611328125, 250.0),
+        reference=DSRL["AntVelocity"],
         free=True,
         gaussian_velocity=True,
         unseen=2,

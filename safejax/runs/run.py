@@ -1,4 +1,4 @@
-"""A run directory that survives Ctrl-C, SIGTERM and kill -9: lock, stages in chunks, metrics, resume, `load_policy`.
+"""A run directory that survives Ctrl-C, SIGTERM and kill -9: lock, stages in chunks, metrics, resume.
 
     with Run.open("runs/demo", config) as run:
         state = run.stage("offline", initial, advance, chunk_count=20)
@@ -10,38 +10,25 @@ where the newest readable checkpoint is, and what it then computes is what it wo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
-import functools
 import json
 import os
 import signal
 import sys
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from safejax import algorithms, checkpoint
-from safejax.networks import PixelEncoder
-from safejax.types import Algorithm, Array, ArrayTree, Transition
+from safejax import checkpoint
+from safejax.runs.errors import Interrupted, RunError
+from safejax.types import ArrayTree
 
 _FORMAT = "safejax run 1"
-_ENCODER = ("channels", "kernel_size", "feature_size")  # what rebuilds a PixelEncoder
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used; one line says what was found and what to do."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM arrived; everything up to the last chunk is on disk."""
 
 
 class Run:
@@ -108,7 +95,8 @@ class Run:
 
         Raises:
           Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
-          FloatingPointError: a record is not finite; the last good chunk stays on disk.
+          FloatingPointError: `advance` or `check` raised one, or a record or the state is not finite; names the last
+            good chunk, which stays on disk.
         """
         saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name)
         found = saved.latest(jax.eval_shape(initial))
@@ -122,10 +110,14 @@ class Run:
         with tqdm(total=chunk_count, initial=done, desc=name, unit="chunk", dynamic_ncols=True) as bar:
             for index in range(done, chunk_count):
                 began = time.perf_counter()
-                state, record = advance(state, index)
-                record = {key: np.asarray(value).tolist() for key, value in record.items()}
-                check()
-                _refuse_non_finite(name, index, record)
+                try:
+                    state, record = advance(state, index)
+                    record = {key: np.asarray(value).tolist() for key, value in record.items()}
+                    check()
+                    _refuse_non_finite(record)
+                except FloatingPointError as error:
+                    last = f"the last good checkpoint is chunk {index}" if index else "there is no good checkpoint yet"
+                    raise FloatingPointError(f"{name}, chunk {index + 1}: {error}; {last}") from None
                 # In this order a kill between the two leaves a record too many, which the next start drops.
                 self._append_metrics({"stage": name, "chunk": index, **record})
                 saved.save(index + 1, state)
@@ -195,138 +187,6 @@ class Run:
                 signal.signal(number, handler)
 
 
-class Policy(NamedTuple):
-    """A trained policy, ready to act."""
-
-    act: Callable[..., Array]  # (observation [O] or [B, O], key=None) -> action; deterministic without a key
-    algorithm: Algorithm
-    state: Any  # the algorithm's State of one seed
-    about: dict[str, Any]  # what `save_policy` stored: method, task, networks, seeds
-
-
-def save_policy(
-    directory: str | os.PathLike,
-    state: Any,
-    config: Any,
-    *,
-    method: str,
-    action_size: int,
-    observation_size: int | Mapping[str, Any],
-    hidden_sizes: tuple[int, ...],
-    seeds: tuple[int, ...],
-    network_options: Mapping[str, Any] | None = None,
-    encoder: PixelEncoder | None = None,
-    **about: Any,
-) -> None:
-    """Store a State whose leaves have a leading seed axis [S] so that `load_policy` can rebuild the policy alone.
-
-    Args:
-      directory: of the checkpoint.
-      state: of `algorithms.module(method)`, leaves [S, ...].
-      config: its Config.
-      method: name in `algorithms.MODULES`.
-      action_size, observation_size, hidden_sizes: of its default networks; with an encoder, observation_size is
-        {"pixels": (H, W, C), "state": O}, or without the state.
-      seeds: the S seeds, in the order of the leading axis.
-      network_options: further keyword arguments of `default_networks` that JSON can hold.
-      encoder: of its default networks.
-      **about: JSON-able notes, e.g. the task.
-
-    Raises:
-      RunError: an encoder of another kind, which `load_policy` could not rebuild.
-    """
-    if encoder is not None and not isinstance(encoder, PixelEncoder):
-        kind = type(encoder).__name__
-        raise RunError(f"{directory}: encoder is a {kind}, expected a PixelEncoder; use checkpoint.save for others")
-    extra = {
-        "method": method,
-        "action_size": action_size,
-        "observation_size": observation_size,
-        "hidden_sizes": list(hidden_sizes),
-        "network_options": dict(network_options or {}),
-        "encoder": None if encoder is None else {name: getattr(encoder, name) for name in _ENCODER},
-        "seeds": list(seeds),
-        **about,
-    }
-    checkpoint.save(directory, state, config, extra=extra)
-
-
-def load_policy(directory: str | os.PathLike, seed_index: int = 0) -> Policy:
-    """Rebuild a policy from what `save_policy` stored.
-
-    Args:
-      directory: e.g. runs/demo/policies/marvel.
-      seed_index: row of the leading seed axis.
-
-    Raises:
-      CheckpointError: the directory holds no readable checkpoint.
-      RunError: it holds one that is not a policy, or fewer seeds.
-    """
-    stored = checkpoint.metadata(directory)
-    about = stored.get("extra") or {}
-    if "method" not in about:
-        raise RunError(f"{directory}: holds a checkpoint that is no policy; expected one made by save_policy")
-    seed_count = len(about["seeds"])
-    if not 0 <= seed_index < seed_count:
-        raise RunError(f"{directory}: holds {seed_count} seeds, asked for index {seed_index}")
-    module = algorithms.module(about["method"])
-    config = from_plain(module.Config, stored["config"])
-    options = about.get("network_options") or {}
-    if about.get("encoder"):
-        options |= {"encoder": from_plain(PixelEncoder, about["encoder"])}
-    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]), **options)
-    algorithm = module.make(config, networks)
-    scalar = jnp.zeros((), jnp.float32)
-    observation = _zero_observation(about["observation_size"])
-    action = jnp.zeros((about["action_size"],), jnp.float32)
-    example = Transition(observation, action, scalar, scalar, scalar, scalar, observation)
-    keys = jax.random.split(jax.random.key(0), seed_count)
-    like = jax.eval_shape(jax.vmap(algorithm.init, in_axes=(0, None)), keys, example)
-    state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
-
-    @functools.partial(jax.jit, static_argnames="explore")
-    def batched(observation: ArrayTree, key: Array, explore: bool) -> Array:
-        return algorithm.act(state, observation, key, explore=explore)[0]
-
-    def act(observation: Any, key: Array | None = None) -> Array:
-        observation = jax.tree.map(lambda leaf, zero: jnp.asarray(leaf, zero.dtype), observation, example.observation)
-        leaf, zero = (jax.tree.leaves(each)[0] for each in (observation, example.observation))
-        single = leaf.ndim == zero.ndim
-        rows = jax.tree.map(lambda leaf: leaf[None], observation) if single else observation
-        action = batched(rows, jax.random.key(0) if key is None else key, key is not None)
-        return action[0] if single else action
-
-    return Policy(act, algorithm, state, about)
-
-
-def _zero_observation(size: Any) -> ArrayTree:
-    """Zeros without leading axes: [O], or {"pixels": uint8 [H, W, C], "state": [O]}."""
-    if not isinstance(size, Mapping):
-        return jnp.zeros((size,), jnp.float32)
-    return {name: jnp.zeros(s, jnp.uint8 if name == "pixels" else jnp.float32) for name, s in size.items()}
-
-
-def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
-    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the fields' types."""
-    types = typing.get_type_hints(cls)
-    fields = {}
-    for field in dataclasses.fields(cls):
-        if field.name not in values:
-            continue
-        value = values[field.name]
-        nested = [kind for kind in (types[field.name], *typing.get_args(types[field.name])) if _is_config(kind)]
-        if nested and isinstance(value, Mapping):  # a field `SafetyConfig | None` holds one of the two
-            value = from_plain(nested[0], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        fields[field.name] = value
-    return cls(**fields)
-
-
-def _is_config(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON in one rename."""
     _write_text(path, json.dumps(value, indent=2) + "\n")
@@ -360,11 +220,11 @@ def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={stored.get(name)!r} (asked for {given.get(name)!r})" for name in names[:3])
 
 
-def _refuse_non_finite(stage: str, chunk: int, record: Mapping[str, Any]) -> None:
+def _refuse_non_finite(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         if not np.all(np.isfinite(np.asarray(value, np.float64))):
             raise FloatingPointError(
-                f"{stage}, chunk {chunk + 1}: {name} is not finite; the last good chunk is on disk"
+                f"{name!r} is not finite" + (f" by update {record['updates']}" if "updates" in record else "")
             )
 
 

@@ -1,0 +1,80 @@
+"""What every reader holds to: sizes are added up before anything is read, and a damaged file is named as such."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from safejax.data.checks import Columns, DatasetError, refuse
+
+MAX_BYTES = 32 * 2**30
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZIP_SIGNATURE = b"PK"
+
+# what h5py, zipfile and NumPy raise about bytes that make no sense
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class Contents(NamedTuple):
+    """What a reader found, before anything is checked or derived."""
+
+    format: str
+    columns: Columns  # what there is and was not refused, with one row a step
+    keys: tuple[str, ...]  # everything there, for messages
+    attributes: dict[str, Any]  # what the file says of itself; JSON can hold it
+    faults: list[str]
+    notes: list[str]
+    implied: tuple[str, ...] = ()  # columns that the reader makes of others
+
+
+def needed(byte_count: int, max_bytes: int) -> list[str]:
+    """The fault of values that take more than `max_bytes` once they are read."""
+    return [] if byte_count <= max_bytes else [f"would need {size(byte_count)}; limit {size(max_bytes)} (max_bytes=)."]
+
+
+def size(byte_count: float) -> str:
+    """Such as '7.3 TiB'."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    index = min(int(math.log2(max(byte_count, 1))) // 10, len(units) - 1)
+    return f"{byte_count / 1024**index:.1f}".removesuffix(".0") + f" {units[index]}"
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """What goes wrong inside while a file is opened and read means that the file is not whole."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except DAMAGE as error:
+        incomplete(path, kind, error)
+
+
+def incomplete(path: Path, kind: str, error: BaseException | str = "") -> NoReturn:
+    """Refuse a file that is cut short, damaged or of another kind than `kind`."""
+    count, words = path.stat().st_size, str(error).strip().splitlines() or [type(error).__name__]
+    if stored := re.search(r"stored_eof = (\d+)", str(error)):
+        found = f"{count:,} of {int(stored[1]):,} bytes"
+    else:
+        with path.open("rb") as file:
+            head = file.read(16)
+        begins = f"begins with {head!r}" if not head.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)) else words[0][:160]
+        found = f"{count:,} bytes; {begins}" if count else "0 bytes"
+    refuse(path, [f"not a complete {kind} file ({found}). Delete it and download it again, or pass path=."])

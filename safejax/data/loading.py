@@ -1,0 +1,88 @@
+"""`load`: a data set by the path of a file or by its public name, downloaded once and then cached."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safejax.data import catalog
+from safejax.data.checks import DatasetError
+from safejax.data.dataset import Dataset
+from safejax.data.download import download
+from safejax.data.formats.storage import MAX_BYTES
+from safejax.data.memory import available_bytes, host_bytes
+from safejax.data.reading import read
+
+
+def load(
+    path_or_name: str | os.PathLike,
+    *,
+    path: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    **options: Any,
+) -> Dataset:
+    """The data set in a file or folder, or the one of a public name, such as "BallCircle" or "hopper-medium-v2".
+
+    Args:
+      path_or_name: see `locate`.
+      path: see `locate`.
+      cache: see `locate`.
+      **options: of `read`. By default `max_bytes` is what the device and the host have left.
+
+    Raises:
+      DatasetError: as `locate` and `read`.
+    """
+    left = [count for count in (available_bytes(), host_bytes(), MAX_BYTES) if count is not None]
+    options.setdefault("max_bytes", min(left))
+    return read(locate(path_or_name, path=path, cache=cache), **options)[0]
+
+
+def locate(
+    path_or_name: str | os.PathLike,
+    *,
+    path: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    timeout: float = 30.0,
+    progress: bool = True,
+) -> Path:
+    """Where the data set lies here; a public one that is not here yet is downloaded.
+
+    Looked for in this order: `path`; a file or folder called `path_or_name`; the cache; the addresses of
+    `safejax.data.catalog`.
+
+    Args:
+      path_or_name: a file, a folder, or a name of `safejax.data.catalog.names()`, or of DSRL's environments.
+      path: a copy that is here already; then nothing is looked up.
+      cache: folder of downloads; by default `cache_folder()`.
+      timeout: seconds without a byte after which a server is given up.
+      progress: show a bar where standard error is a terminal.
+
+    Raises:
+      DatasetError: nothing here under that path or name; a cached file of another length; or as `download`.
+    """
+    local = Path(path_or_name if path is None else path)
+    if local.exists():
+        return local
+    if path is not None:
+        raise DatasetError(f"{path}: no such file; check path=")
+    entry = catalog.find(os.fspath(path_or_name))
+    if entry is None:
+        near = catalog.nearest(os.fspath(path_or_name))
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise DatasetError(f"{path_or_name}: no such file, and no name of safejax.data.catalog.names(){hint}")
+    folder = cache_folder() if cache is None else Path(cache)
+    target = folder / entry.file
+    if not target.exists():
+        return download(
+            entry.addresses, target, size=entry.size, sha256=entry.sha256, timeout=timeout, progress=progress
+        )
+    if entry.size not in (None, target.stat().st_size):
+        found = f"{target.stat().st_size:,} bytes, expected {entry.size:,}"
+        raise DatasetError(f"{target}: {found}; delete it, and it is downloaded again")
+    return target
+
+
+def cache_folder() -> Path:
+    """Where downloads go: $SAFEJAX_CACHE/datasets, by default ~/.cache/safejax/datasets."""
+    return Path(os.environ.get("SAFEJAX_CACHE") or "~/.cache/safejax").expanduser() / "datasets"

@@ -1,0 +1,79 @@
+"""A flat HDF5 file that is larger than memory, read a few episodes at a time, as `write_slabs` takes it:
+`write_slabs(read_parts("large.hdf5", part_rows=500_000), "large.slabs")`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import jax
+import numpy as np
+
+from safejax.data.checks import KEYS, check_columns, refuse
+from safejax.data.columns import flat_scalars, last_rows, with_successors
+from safejax.data.dataset import Dataset, assemble
+from safejax.data.formats import hdf5
+from safejax.data.memory import check_fits
+from safejax.types import check_range
+
+REQUIRED = frozenset(KEYS) - {"next_observations"}
+
+
+def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"] | None = None) -> Iterator[Dataset]:
+    """The data set that `read` gives of a file in DSRL's or D4RL's layout, in parts of whole episodes.
+
+    Args:
+      path: of the file.
+      part_rows: at most so many rows a part, but at least an episode.
+      costs: "zero" stands in for costs that the file has not.
+
+    Raises:
+      DatasetError: as `read`, when the part with the fault is reached; or a part does not fit into memory.
+    """
+    check_range("part_rows", part_rows, 1)
+    path = Path(path)
+    if not path.is_file():
+        refuse(path, ["no such file. Check the path or download it first."])
+    with hdf5.open_hdf5(path) as file:
+        found = _find(file, path, REQUIRED - {"costs"} if costs == "zero" else REQUIRED)
+        flags = {key: hdf5.values(found[key]) for key in ("terminals", "timeouts")}
+        ends = np.flatnonzero(last_rows(flat_scalars(flags))) + 1
+        row_bytes = hdf5.byte_count(found.values()) // max(len(flags["terminals"]), 1)
+        for start, stop in _cuts(ends, part_rows):
+            # the part, its float32 and its successors
+            check_fits(3 * (stop - start) * row_bytes, f"{path}: {stop - start:,} rows", "lower part_rows")
+            columns = {"costs": np.zeros(stop - start, np.float32), **_rows(found, start, stop)}
+            columns = flat_scalars(columns)
+            check_columns(columns, f"{path}, rows from {start:,} on")
+            columns = columns if "next_observations" in columns else with_successors(columns)
+            if len(columns["rewards"]):
+                yield assemble(columns)
+
+
+def _find(file: h5py.File, path: Path, required: frozenset[str]) -> dict[str, Any]:
+    """The columns of an open file, unread."""
+    faults: list[str] = []
+    found = {key: hdf5.find(file, key, faults, parts="observations" in key) for key in KEYS if key in file}
+    if missing := sorted(required - found.keys()):
+        faults.append(f"no {', '.join(map(repr, missing))}.")
+    if faults:
+        refuse(path, faults)
+    return found
+
+
+def _cuts(ends: np.ndarray, part_rows: int) -> Iterator[tuple[int, int]]:
+    """First row and the row after the last of parts that end where episodes end, `ends`, ascending."""
+    start = 0
+    for end, following in zip(ends, [*ends[1:], math.inf], strict=True):
+        if following - start > part_rows:
+            yield start, int(end)
+            start = int(end)
+
+
+def _rows(found: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    return jax.tree.map(lambda column: np.asarray(column[start:stop]), found)

@@ -1,0 +1,16 @@
+"""Run directories that survive interruptions, and the policies in them."""
+
+from safejax.runs.errors import Interrupted, RunError
+from safejax.runs.policy import Policy, from_plain, load_policy, save_policy
+from safejax.runs.run import Run, write_json
+
+__all__ = [
+    "Interrupted",
+    "Policy",
+    "Run",
+    "RunError",
+    "from_plain",
+    "load_policy",
+    "save_policy",
+    "write_json",
+]
