@@ -135,6 +135,8 @@ def _value_faults(sound: dict[str, np.ndarray]) -> list[str]:
             faults.append(f"actions: {bad.sum()} values outside [-1, 1], {worst}. {advice}")
     elif actions is not None and (bad := actions < 0).any():
         faults.append(f"actions: {bad.sum()} negative action numbers, first at {first(bad)}. Count actions from 0.")
+    elif actions is not None and (bad := actions > np.iinfo(np.int32).max).any():
+        faults.append(f"actions: {bad.sum()} action numbers beyond int32, first at {first(bad)}. Number them from 0.")
     if costs is not None and (bad := costs < 0).any():
         found = f"costs: minimum {np.nan_to_num(costs).min():g}, {bad.sum()} below 0, first at {first(bad)}."
         faults.append(f"{found} Costs must be >= 0; rewards may have been stored with the sign turned.")
