@@ -15,7 +15,7 @@ import h5py
 import jax
 import numpy as np
 
-from safejax.data.checks import KEYS, check_columns, refuse
+from safejax.data.checks import KEYS, check_columns, length_faults, refuse
 from safejax.data.columns import flat_scalars, last_rows, with_successors
 from safejax.data.dataset import Dataset, assemble
 from safejax.data.formats import hdf5
@@ -50,7 +50,12 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
         found = _find(file, path, REQUIRED - {"costs"} if costs == "zero" else REQUIRED)
         check_fits(hdf5.byte_count(found[key] for key in FLAGS), f"{path}: terminals and timeouts", "mend the file")
         flags = flat_scalars({key: hdf5.values(found[key]) for key in FLAGS})
-        if faults := [*_length_faults(found), *endless(flags)]:
+        unread = {
+            key + jax.tree_util.keystr(path): leaf
+            for key, column in found.items()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(column)
+        }
+        if faults := [*length_faults(unread), *endless(flags)]:
             refuse(path, faults)
         ends = np.flatnonzero(last_rows(flags)) + 1
         row_bytes = hdf5.byte_count(found.values()) // max(len(flags["terminals"]), 1)
@@ -77,13 +82,6 @@ def _find(file: h5py.File, path: Path, required: frozenset[str]) -> dict[str, An
     if faults:
         refuse(path, faults)
     return found
-
-
-def _length_faults(found: dict[str, Any]) -> list[str]:
-    """Of columns, or parts of observations, that have not as many rows as the terminals."""
-    count = len(found["terminals"])
-    lengths = {(key, len(leaf)) for key, column in found.items() for leaf in jax.tree.leaves(column)}
-    return [f"{key} has {length} rows, terminals {count}." for key, length in sorted(lengths) if length != count]
 
 
 def _cuts(ends: np.ndarray, part_rows: int) -> Iterator[tuple[int, int]]:

@@ -73,7 +73,7 @@ def test_faults_are_one_line(tmp_path, monkeypatch):
 
 def test_flags_of_another_length_or_none_at_all_are_refused(tmp_path):
     for name, values, fault in (
-        ("terminals", np.zeros(10), "actions has 20 rows, terminals 10"),
+        ("terminals", np.zeros(10), "terminals has 10 rows, observations 20"),
         ("timeouts", np.zeros(20), "no terminals and no timeouts: pass episode_length="),
     ):
         path = write(tmp_path / f"{name}.hdf5")
