@@ -122,6 +122,9 @@ def test_what_is_no_policy_is_refused(tmp_path):
     checkpoint.save(tmp_path / "state", {"x": jnp.zeros(2)})
     with pytest.raises(RunError, match="a checkpoint that is no policy"):
         load_policy(tmp_path / "state")
+    checkpoint.save(tmp_path / "listed", {"x": jnp.zeros(2)}, extra=["method"])
+    with pytest.raises(RunError, match="a checkpoint that is no policy"):
+        load_policy(tmp_path / "listed")
     with pytest.raises(checkpoint.CheckpointError):
         load_policy(tmp_path / "nothing")
 
@@ -151,6 +154,10 @@ def test_a_run_gives_its_only_policy_the_default_or_the_named_one(tmp_path):
     assert load_policy(tmp_path).about["task"] == "third"
     assert load_policy(str(tmp_path), 1, method="bc").about["task"] == "first"
     assert load_policy(tmp_path / "policies" / "aligned").about["task"] == "second"
+    (tmp_path / "policies" / "aligned" / "metadata.json").write_text("")
+    assert load_policy(tmp_path).about["task"] == "third"
+    with pytest.raises(checkpoint.DamagedCheckpointError):
+        load_policy(tmp_path, method="aligned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,12 @@ def restore(directory: str | os.PathLike, like: Tree, *, config: Any = None) -> 
     differences = leaves.differences(stored, leaves.signatures(like))
     if differences:
         raise CheckpointError(f"{directory}: {differences}; restore with the networks and optimizers it had")
-    arrays = _verified(directory / about["arrays"], about)
+    try:
+        arrays = _verified(directory / about["arrays"], about)
+    except DamagedCheckpointError:
+        if description.metadata(directory)["arrays"] == about["arrays"]:
+            raise
+        return restore(directory, like, config=config)  # another process replaced it meanwhile
     values = [leaves.from_host(leaf, arrays[path], stored[path].get("key")) for path, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
 
@@ -165,8 +170,10 @@ def _remove_leftovers(directory: Path) -> None:
     """Delete array folders that metadata.json does not name: replaced ones, and those of a killed save."""
     try:
         current = json.loads((directory / "metadata.json").read_bytes())["arrays"]
+    except FileNotFoundError:
+        current = None  # no save was ever finished here
     except (OSError, ValueError, KeyError, TypeError):
-        current = None
+        return  # what cannot be read now may name a folder that is whole; the next commit tells
     for path in directory.glob("arrays-*"):
         if path.name != current:
             shutil.rmtree(path, ignore_errors=True)

@@ -17,6 +17,7 @@ from safejax.data.formats.flat import write_dsrl
 from safejax.data.grid import grid_filter
 from safejax.data.loading import load, locate
 from safejax.data.parts import read_parts
+from safejax.data.provenance import check_provenance
 from safejax.data.reading import read, read_dsrl
 from safejax.data.replay import Replay, make_replay, mix
 from safejax.data.slabs import Slabs, open_slabs, read_slab, verify_slabs, write_slabs
@@ -28,6 +29,7 @@ __all__ = [
     "Slabs",
     "best_safe_return",
     "check_open_actions",
+    "check_provenance",
     "check_widths",
     "clip_actions",
     "episode_returns",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -62,7 +62,7 @@ def check_columns(columns: Columns, source: Any, faults: Sequence[str] = ()) -> 
     named = leaves(columns)
     wrong = {name: fault for name, array in named.items() if (fault := _shape_fault(name, array, named))}
     sound = {name: array for name, array in named.items() if name not in wrong}
-    found = [*faults, *wrong.values(), *_length_faults(sound), *_part_faults(columns), *_value_faults(sound)]
+    found = [*faults, *wrong.values(), *length_faults(sound), *_part_faults(columns), *_value_faults(sound)]
     if found or not named:
         refuse(source, found or [NO_ROWS])
 
@@ -88,7 +88,8 @@ def _shape_fault(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> 
     return expected and f"{name} are {array.dtype}{shape}, expected {expected}."
 
 
-def _length_faults(sound: dict[str, np.ndarray]) -> list[str]:
+def length_faults(sound: Mapping[str, Any]) -> list[str]:
+    """Of columns, arrays or unread ones, that have no rows or not as many as the first."""
     first = next(iter(sound), "")
     count = len(sound[first]) if sound else 0
     if sound and not any(map(len, sound.values())):
@@ -135,6 +136,8 @@ def _value_faults(sound: dict[str, np.ndarray]) -> list[str]:
             faults.append(f"actions: {bad.sum()} values outside [-1, 1], {worst}. {advice}")
     elif actions is not None and (bad := actions < 0).any():
         faults.append(f"actions: {bad.sum()} negative action numbers, first at {first(bad)}. Count actions from 0.")
+    elif actions is not None and (bad := actions > np.iinfo(np.int32).max).any():
+        faults.append(f"actions: {bad.sum()} action numbers beyond int32, first at {first(bad)}. Number them from 0.")
     if costs is not None and (bad := costs < 0).any():
         found = f"costs: minimum {np.nan_to_num(costs).min():g}, {bad.sum()} below 0, first at {first(bad)}."
         faults.append(f"{found} Costs must be >= 0; rewards may have been stored with the sign turned.")

@@ -47,8 +47,8 @@ def download(
 ) -> Path:
     """Bring a file from the first of its addresses that gives the right one; what is there already stays.
 
-    Without a checksum, only the length that the server tells is known to be right, and a file that changes between
-    two calls of a resumed download would not be noticed.
+    Without a checksum, only the length that the server tells is known to be right, and a file that changes while a
+    download is cut and resumed would not be noticed.
 
     Args:
       addresses: http or https, in the order in which they are asked; redirects are followed.
@@ -77,7 +77,7 @@ def download(
                 _check_room(target, part, size)
                 _bring(address, part, size, timeout, progress, target.name)
                 _check(part, size, sha256)
-            except (_Refused, _Cut, OSError, http.client.HTTPException) as error:
+            except (_Refused, _Cut, OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address
                 failures.append(f"{address} ({_words(error)})")
                 continue
             os.replace(part, target)
@@ -161,6 +161,8 @@ def _receive(address: str, part: Path, size: int | None, timeout: float, progres
             have = file.tell()
             file.flush()
             os.fsync(file.fileno())
+    if not have:
+        raise _Refused("an empty answer")
     if total is not None and have < total:
         raise _Cut(f"cut after {have:,} of {total:,} bytes")
 
@@ -203,6 +205,10 @@ def _check(part: Path, size: int | None, sha256: str | None) -> None:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
+        return " ".join(f"HTTP {error.code} {error.reason}".split())
     reason = getattr(error, "reason", None) or error
-    return "no answer in time" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
+    return (
+        "no answer in time"
+        if isinstance(reason, TimeoutError)
+        else " ".join(str(reason).split()) or type(reason).__name__
+    )

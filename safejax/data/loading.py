@@ -12,7 +12,11 @@ from safejax.data.dataset import Dataset
 from safejax.data.download import download
 from safejax.data.formats.storage import MAX_BYTES
 from safejax.data.memory import available_bytes, host_bytes
+from safejax.data.provenance import check_provenance
 from safejax.data.reading import read
+
+WHILE_READING = 6
+"""Bytes of memory that reading may take for each that a file declares: copies, float32, next observations."""
 
 
 def load(
@@ -20,6 +24,8 @@ def load(
     *,
     path: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
+    task: str | None = None,
+    renderer: str | None = None,
     **options: Any,
 ) -> Dataset:
     """The data set in a file or folder, or the one of a public name, such as "BallCircle" or "hopper-medium-v2".
@@ -28,14 +34,19 @@ def load(
       path_or_name: see `locate`.
       path: see `locate`.
       cache: see `locate`.
-      **options: of `read`. By default `max_bytes` is what the device and the host have left.
+      task: that the data are for, if known: data that say they were collected in another are refused.
+      renderer: with `task`, of the pixels that the policy will see: data drawn by another are refused.
+      **options: of `read`. By default `max_bytes` is a sixth of what the device and the host have left.
 
     Raises:
-      DatasetError: as `locate` and `read`.
+      DatasetError: as `locate`, `read` and `check_provenance`.
     """
-    left = [count for count in (available_bytes(), host_bytes(), MAX_BYTES) if count is not None]
-    options.setdefault("max_bytes", min(left))
-    return read(locate(path_or_name, path=path, cache=cache), **options)[0]
+    left = [count // WHILE_READING for count in (available_bytes(), host_bytes()) if count is not None]
+    options.setdefault("max_bytes", min([*left, MAX_BYTES]))
+    dataset, attributes = read(locate(path_or_name, path=path, cache=cache), **options)
+    if task is not None:
+        check_provenance(attributes, task=task, renderer=renderer, source=str(path_or_name))
+    return dataset
 
 
 def locate(

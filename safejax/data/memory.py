@@ -55,7 +55,10 @@ def _free_bytes(file: Path = Path("/proc/meminfo")) -> int | None:
 def _container_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What the limit of this control group leaves; None without a limit."""
     limit, used = (_text(folder / name).strip() for name in ("memory.max", "memory.current"))
-    return max(int(limit) - int(used), 0) if limit.isdecimal() and used.isdecimal() else None
+    if not (limit.isdecimal() and used.isdecimal()):
+        return None
+    cached = re.search(r"^inactive_file (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)  # given up when asked for
+    return min(max(int(limit) - int(used) + int(cached[1] if cached else 0), 0), int(limit))
 
 
 def _text(file: Path) -> str:

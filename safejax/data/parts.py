@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +15,16 @@ import h5py
 import jax
 import numpy as np
 
-from safejax.data.checks import KEYS, check_columns, refuse
+from safejax.data.checks import KEYS, check_columns, length_faults, refuse
 from safejax.data.columns import flat_scalars, last_rows, with_successors
 from safejax.data.dataset import Dataset, assemble
 from safejax.data.formats import hdf5
 from safejax.data.memory import check_fits
+from safejax.data.notes import successor_mismatch
+from safejax.data.reading import endless
 from safejax.types import check_range
 
+FLAGS = ("terminals", "timeouts")
 REQUIRED = frozenset(KEYS) - {"next_observations"}
 
 
@@ -34,6 +38,9 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
 
     Raises:
       DatasetError: as `read`, when the part with the fault is reached; or a part does not fit into memory.
+
+    Warns:
+      UserWarning: as `read`.
     """
     check_range("part_rows", part_rows, 1)
     path = Path(path)
@@ -41,8 +48,16 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
         refuse(path, ["no such file. Check the path or download it first."])
     with hdf5.open_hdf5(path) as file:
         found = _find(file, path, REQUIRED - {"costs"} if costs == "zero" else REQUIRED)
-        flags = {key: hdf5.values(found[key]) for key in ("terminals", "timeouts")}
-        ends = np.flatnonzero(last_rows(flat_scalars(flags))) + 1
+        check_fits(hdf5.byte_count(found[key] for key in FLAGS), f"{path}: terminals and timeouts", "mend the file")
+        flags = flat_scalars({key: hdf5.values(found[key]) for key in FLAGS})
+        unread = {
+            key + jax.tree_util.keystr(path): leaf
+            for key, column in found.items()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(column)
+        }
+        if faults := [*length_faults(unread), *endless(flags)]:
+            refuse(path, faults)
+        ends = np.flatnonzero(last_rows(flags)) + 1
         row_bytes = hdf5.byte_count(found.values()) // max(len(flags["terminals"]), 1)
         for start, stop in _cuts(ends, part_rows):
             # the part, its float32 and its successors
@@ -50,7 +65,10 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
             columns = {"costs": np.zeros(stop - start, np.float32), **_rows(found, start, stop)}
             columns = flat_scalars(columns)
             check_columns(columns, f"{path}, rows from {start:,} on")
-            columns = columns if "next_observations" in columns else with_successors(columns)
+            if "next_observations" not in columns:
+                columns = with_successors(columns)
+            elif mismatch := successor_mismatch(columns):
+                warnings.warn(f"{path}, rows from {start:,} on: {mismatch}", stacklevel=2)
             if len(columns["rewards"]):
                 yield assemble(columns)
 

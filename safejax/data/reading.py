@@ -79,13 +79,18 @@ def read(
         check_range("episode_length", episode_length, 1)
 
     path = Path(path)
-    held = _open(path, max_bytes)
+    try:
+        held = _open(path, max_bytes)
+    except OSError as error:
+        refuse(
+            path, [f"cannot be opened ({error.strerror or type(error).__name__}). Check the path and its permissions."]
+        )
     columns, faults, notes = flat_scalars(held.columns), list(held.faults), list(held.notes)
     given = {"costs": costs, "rewards": rewards, "timeouts": episode_length}
     absent = [name for name in REQUIRED if name not in (*held.keys, *held.implied)]
     faults += _missing([name for name in absent if given.get(name) is None], held.keys)
     _fill(columns, [name for name in absent if given.get(name) is not None], notes)
-    faults += _endless(columns, episode_length)
+    faults += endless(columns, episode_length)
     if "terminal_wins" in repair:
         _let_terminals_win(columns, notes)
     if clip_actions:
@@ -144,7 +149,8 @@ def _missing(names: list[str], keys: tuple[str, ...]) -> list[str]:
     return [f"no {', '.join(map(repr, names))}.", *advice, f"Keys found: {shown or 'none'}."]
 
 
-def _endless(columns: Columns, episode_length: int | None) -> list[str]:
+def endless(columns: Columns, episode_length: int | None = None) -> list[str]:
+    """The fault of a file that ends no episode, where nothing says how long they are."""
     flags = [columns[name] for name in ("terminals", "timeouts") if name in columns]
     if episode_length is not None or len(flags) < 2 or not len(flags[0]) or any(np.any(flag) for flag in flags):
         return []

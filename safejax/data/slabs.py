@@ -12,7 +12,7 @@ sorted. `safejax.training.train_offline_slabs` trains on them. What differs from
   as it would be from the whole; batches from one slab are not independent of one another, and an epoch visits all
   blocks equally often.
 - Blocks have one length, so they overlap where the rows do not divide: of the rows, fewer than there are blocks are
-  in two blocks and drawn twice as often.
+  in two blocks and drawn twice as often (of data with fewer rows than blocks, all rows in several).
 - A block's last row has `last` 1, as at a truncation: sequences that run over it join what does not belong together,
   and say so, as they do at an episode's end. Nothing is bootstrapped otherwise: `discount` stays.
 - A slab knows no episodes, since blocks cut them: `episode_start` and `episode_length` are [0].
@@ -97,14 +97,13 @@ def write_slabs(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def open_slabs(directory: str | os.PathLike, *, slab_rows: int, blocks_per_slab: int = 16, device: Any = None) -> Slabs:
+def open_slabs(directory: str | os.PathLike, *, slab_rows: int, blocks_per_slab: int = 16) -> Slabs:
     """Map the columns and cut them into slabs.
 
     Args:
       directory: of `write_slabs`.
-      slab_rows: at most so many rows a slab; two slabs are in memory at a time.
+      slab_rows: at most so many rows a slab; two slabs are in memory of the first device at a time.
       blocks_per_slab: places on disk that each slab is read from; more mix better, and cut more sequences.
-      device: where slabs will go, by default the first; asked how much memory it has.
 
     Raises:
       DatasetError: no directory of `write_slabs`, a damaged one, or slabs too large for the memory.
@@ -119,7 +118,7 @@ def open_slabs(directory: str | os.PathLike, *, slab_rows: int, blocks_per_slab:
     starts = np.arange(block_count) * (rows - block_rows) // max(block_count - 1, 1)
     row_bytes = sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in arrays.values())
     size = block_rows * blocks_per_slab
-    check_fits(2 * size * row_bytes, f"{directory}: two slabs of {size:,} rows", "lower slab_rows", device)
+    check_fits(2 * size * row_bytes, f"{directory}: two slabs of {size:,} rows", "lower slab_rows")
     return Slabs(_transition(arrays), index["attributes"], starts, block_rows, blocks_per_slab, slab_count)
 
 

@@ -94,8 +94,8 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
     """
     directory = _policy_directory(Path(os.path.abspath(directory)), method)
     stored = checkpoint.metadata(directory)
-    about = stored.get("extra") or {}
-    if "method" not in about:
+    about = stored.get("extra")
+    if not isinstance(about, dict) or "method" not in about:
         raise RunError(f"{directory}: holds a checkpoint that is no policy; expected one made by save_policy")
     seed_count = len(about["seeds"])
     if not 0 <= seed_index < seed_count:
@@ -143,11 +143,19 @@ def _policy_directory(directory: Path, method: str | None) -> Path:
         if method not in names:
             raise RunError(f"{directory}: has no policy {method!r}; its policies: {listed}")
         return folder / method
-    marked = [name for name in names if (checkpoint.metadata(folder / name)["extra"] or {}).get("default")]
+    marked = [name for name in names if _is_default(folder / name)]
     for choice in (names, marked):
         if len(choice) == 1:
             return folder / choice[0]
     raise RunError(f"{directory}: expected one policy or one default, found {len(names)}; pass method=: {listed}")
+
+
+def _is_default(directory: Path) -> bool:
+    try:
+        extra = checkpoint.metadata(directory)["extra"]
+    except checkpoint.DamagedCheckpointError:
+        return False  # another policy of the run may be whole
+    return isinstance(extra, dict) and bool(extra.get("default"))
 
 
 def _zero_observation(size: Any) -> ArrayTree:

@@ -163,6 +163,8 @@ class Run:
     def _append_metrics(self, row: Mapping[str, Any]) -> None:
         with (self.directory / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint that follows counts on it
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:

@@ -32,9 +32,10 @@ def skip_non_finite(algorithm: Algorithm) -> Algorithm:
     """`algorithm` whose update returns the old state, with `step` advanced, where its result is not finite.
 
     The result is its metrics and the new state, except for optimiser moments (below "opt_state") and slow copies
-    (fields named "target..."): a gradient that is not finite reaches the parameters through any optimiser, and copies
-    follow parameters. Where all is finite the update is bit for bit the unguarded one. Under vmap every learner skips
-    by itself.
+    (fields named "target..."): a gradient that is not finite reaches the parameters through Adam and its kin, and
+    copies follow parameters. A finite gradient whose square overflows (above 1e19) spoils Adam's moments unseen, which
+    saving refuses. A state that holds infinity by intention cannot be guarded. Where all is finite the update is bit
+    for bit the unguarded one. Under vmap every learner skips by itself.
     """
 
     def update(state: Any, batch: Transition, key: Key) -> tuple[Any, Metrics]:
@@ -54,7 +55,7 @@ def finite_means(metrics: Metrics, *, first_update: int = 0, limit: int = LIMIT)
     Args:
       metrics: [..., U] of guarded updates; {} gives {}.
       first_update: updates made before these, for the message.
-      limit: skipped updates of one learner that are let pass.
+      limit: skipped updates of one learner that are let pass; never more than half of them.
 
     Returns:
       Means [...], and under "skipped" a count [...].
@@ -68,6 +69,7 @@ def finite_means(metrics: Metrics, *, first_update: int = 0, limit: int = LIMIT)
     rows = {name: np.asarray(value) for name, value in metrics.items()}
     skipped = rows.pop(SKIPPED) > 0
     counts = skipped.sum(-1)
+    limit = min(limit, skipped.shape[-1] // 2)
     if (counts > limit).any():
         learner = np.unravel_index(np.argmax(counts), counts.shape)
         found = f"{counts[learner]} of {skipped.shape[-1]} updates skipped"
@@ -84,9 +86,9 @@ def finite_means(metrics: Metrics, *, first_update: int = 0, limit: int = LIMIT)
 
 
 def _is_finite(tree: ArrayTree) -> Array:
-    """[] bool. A sum is not finite where a term is not, and costs a third of asking every term."""
+    """[] bool. A sum is not finite where a term is not, and costs a third of asking every term; times 0 it is small."""
     sums = [
-        jnp.sum(leaf)
+        jnp.sum(leaf * 0)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not any(map(_follows, path))
     ]

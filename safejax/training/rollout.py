@@ -164,7 +164,7 @@ def where_rows(rows: Array, chosen: Any, otherwise: Any) -> Any:
     """Row-wise choice between two trees with a leading axis [B]."""
 
     def pick(yes: Array, no: Array) -> Array:
-        return jnp.where(rows.reshape(rows.shape + (1,) * (yes.ndim - 1)), yes, no)
+        return jnp.where(rows.reshape(rows.shape + (1,) * (jnp.ndim(yes) - 1)), yes, no)
 
     return jax.tree.map(pick, chosen, otherwise)
 

@@ -1,5 +1,6 @@
 """Files cut, altered or never finished: found before Orbax sees them, and nothing of it is noise."""
 
+import errno
 import logging
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from states import Config, assert_same, largest_file, make_state
 
 import safejax.checkpoint
-from safejax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, metadata, restore, save
+from safejax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, directory, metadata, restore, save
 
 
 def test_a_flipped_bit_in_any_file_is_found(tmp_path, capfd):
@@ -218,3 +220,38 @@ def test_a_process_killed_while_saving_leaves_whole_checkpoints(tmp_path):
         halves += len(list(tmp_path.glob("steps/*/arrays-*"))) + len(list(tmp_path.glob("one/arrays-*"))) > 3
         done = step
     assert halves  # some kill did hit a save half way, or nothing was tried here
+
+
+def test_a_description_that_cannot_be_read_costs_nothing(tmp_path, monkeypatch):
+    """The disk fails to read it once, and is full then: what was saved before is there."""
+    save(tmp_path, {"a": np.ones(3)})
+    read = Path.read_bytes
+
+    def unreadable(path):
+        if path.name == "metadata.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    def full(folder, arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unreadable)
+        patch.setattr(directory.files, "write_arrays", full)
+        with pytest.raises(CheckpointError, match="disk full"):
+            save(tmp_path, {"a": np.zeros(3)})
+    np.testing.assert_array_equal(restore(tmp_path, {"a": np.zeros(3)})["a"], 1.0)
+
+
+def test_a_reader_gets_the_checkpoint_that_replaces_the_one_it_reads(tmp_path, monkeypatch):
+    save(tmp_path, {"a": np.ones(3)})
+    verify, calls = directory._verified, []
+
+    def overtaken(folder, about):
+        if not calls:
+            calls.append(folder)
+            save(tmp_path, {"a": np.full(3, 2.0)})
+        return verify(folder, about)
+
+    monkeypatch.setattr(directory, "_verified", overtaken)
+    np.testing.assert_array_equal(restore(tmp_path, {"a": np.zeros(3)})["a"], 2.0)

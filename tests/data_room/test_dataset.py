@@ -165,3 +165,9 @@ def test_actions_at_the_bounds_are_refused_for_a_squashed_policy():
     np.testing.assert_allclose(clipped.transitions.action, np.clip(actions, -0.9, 0.9), rtol=1e-6)
     with pytest.raises(ValueError, match=r"bound is 1\.5"):
         clip_actions(touching, 1.5)
+
+
+def test_action_numbers_beyond_int32_are_refused():
+    actions = np.array([0, 2**40 + 3])
+    with pytest.raises(DatasetError, match=r"actions: 1 action numbers beyond int32, first at row 1"):
+        from_arrays(np.ones((2, 1)), actions, np.zeros(2), np.zeros(2), np.zeros(2), np.array([0, 1]))

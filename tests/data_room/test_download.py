@@ -198,7 +198,7 @@ def test_load_reads_what_fits_into_memory(tmp_path, monkeypatch):
     write_dsrl(tmp_path / "a.hdf5", data)
     assert load(tmp_path / "a.hdf5").transitions.reward.tolist() == list(range(9))
     monkeypatch.setattr(loading, "available_bytes", lambda: 100)
-    with pytest.raises(DatasetError, match=r"a.hdf5: would need .*; limit 100 bytes \(max_bytes=\)"):
+    with pytest.raises(DatasetError, match=r"a.hdf5: would need .*; limit 16 bytes \(max_bytes=\)"):
         load(tmp_path / "a.hdf5")
     assert load(tmp_path / "a.hdf5", max_bytes=10_000).transitions.reward.shape == (9,)
 
@@ -208,3 +208,13 @@ def test_what_is_nowhere_is_refused_in_one_line(tmp_path):
         loading.locate("BallCircle", path=tmp_path / "gone.hdf5")
     with pytest.raises(DatasetError, match=r"BalCircle: no such file, and no name of .*; nearest: BallCircle"):
         loading.locate("BalCircle")
+
+
+def test_load_refuses_data_of_another_task(tmp_path):
+    data = from_arrays(np.ones((9, 2)), np.zeros((9, 1)), np.arange(9), np.zeros(9), np.zeros(9), np.arange(9) == 8)
+    write_dsrl(tmp_path / "a.hdf5", data, {"safejax": "0.1.0", "task": "ball_run", "renderer": None})
+    assert load(tmp_path / "a.hdf5", task="ball_run").transitions.reward.shape == (9,)
+    with pytest.raises(DatasetError, match="collected in 'ball_run', expected 'car_run'"):
+        load(tmp_path / "a.hdf5", task="car_run")
+    with pytest.raises(DatasetError, match="no pixels, expected pixels drawn by 'safejax'"):
+        load(tmp_path / "a.hdf5", task="ball_run", renderer="safejax")

@@ -69,3 +69,25 @@ def test_faults_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("safejax.data.memory.available_bytes", lambda device: 100)
     with pytest.raises(DatasetError, match=r"b.hdf5: 4 rows: needs \d+ bytes, 100 are available; lower part_rows"):
         list(read_parts(path, part_rows=4))
+
+
+def test_flags_of_another_length_or_none_at_all_are_refused(tmp_path):
+    for name, values, fault in (
+        ("terminals", np.zeros(10), "terminals has 10 rows, observations 20"),
+        ("timeouts", np.zeros(20), "no terminals and no timeouts: pass episode_length="),
+    ):
+        path = write(tmp_path / f"{name}.hdf5")
+        with h5py.File(path, "r+") as file:
+            file["terminals"][...] = 0
+            del file[name]
+            file[name] = values
+        with pytest.raises(DatasetError, match=fault):
+            list(read_parts(path, part_rows=8))
+
+
+def test_next_observations_of_other_rows_are_told(tmp_path):
+    path = write(tmp_path / "a.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["next_observations"][1] = 7.0
+    with pytest.warns(UserWarning, match="rows from 0 on: "):
+        list(read_parts(path, part_rows=99))

@@ -75,7 +75,7 @@ def test_brax_ppo_learns_ball_run(learn):
 
 @pytest.mark.slow
 def test_brax_ppo_learns_point_goal1(learn):
-    """From sensors alone: a random policy earns nothing, and one that goes to goals some units each."""
+    """From sensors alone: a random policy earns nothing, and one seed went from -0.3 to 24.5 (cost 36 to 57)."""
     before, after = learn(
         "point_goal1",
         hidden=(64, 64),
@@ -88,6 +88,5 @@ def test_brax_ppo_learns_point_goal1(learn):
         discounting=0.97,
         reward_scaling=10.0,
     )
-    print(before, after)
     assert float(before["eval/episode_reward"]) < 1.0
-    assert float(after["eval/episode_reward"]) > 2.0
+    assert float(after["eval/episode_reward"]) > 5.0

@@ -14,7 +14,7 @@ from toy_algorithms import State
 from safejax import checkpoint
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.runs import Run
-from safejax.training import finite_means, skip_non_finite, train_offline
+from safejax.training import finite_means, guard, skip_non_finite, train_offline
 from safejax.types import Algorithm, BatchSpec, Transition, bind
 
 KEY = jax.random.key(0)
@@ -143,8 +143,8 @@ def test_a_gradient_alone_is_told_from_a_metric():
     metrics = {"loss": np.ones(3), "skipped": np.ones(3)}
     with pytest.raises(FloatingPointError, match=r"^3 of 3 updates skipped, limit 0: 'parameters' .* at update 1$"):
         finite_means(metrics, limit=0)
-    with np.testing.assert_no_warnings():
-        assert np.isnan(finite_means(metrics, limit=3)["loss"])
+    with pytest.raises(FloatingPointError, match=r"^3 of 3 updates skipped, limit 1: "):  # never more than half
+        finite_means(metrics, limit=3)
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -175,3 +175,12 @@ def test_a_run_whose_reward_turns_nan_stops_and_keeps_the_last_good_chunk(tmp_pa
     assert (chunk, int(state.step)) == (2, 40)
     chex.assert_tree_all_finite(state)
     assert [row["chunk"] for row in run.metrics("offline")] == [0, 1]
+
+
+def test_large_numbers_are_finite():
+    """Whose sums are not."""
+    large = {"a": jnp.full(3, 2e38), "b": jnp.full(70_000, 1.0, jnp.float16)}
+    assert guard._is_finite(large)
+    for wrong in (jnp.inf, -jnp.inf, jnp.nan):
+        assert not guard._is_finite(large | {"c": jnp.array([0.0, wrong])})
+        assert not jax.jit(guard._is_finite)(large | {"c": jnp.array([0.0, wrong])})

@@ -60,6 +60,8 @@ class Npz(NamedTuple):
             faults.append(f"refused: {name!r} is an object array, a pickle that could run code. Store numbers.")
         elif fault := dtype_fault(name, dtype):
             faults.append(fault)
+        elif not shape:
+            faults.append(f"{name} is a single number, expected one row a step.")
         elif expected != member.file_size:
             faults.append(f"{name}: {member.file_size:,} bytes stored, {expected:,} declared.")
         else:

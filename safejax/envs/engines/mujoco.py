@@ -138,7 +138,8 @@ class Host:
         with self._lock:
             try:
                 layout = _flat(layout, len(leading))
-                state = self._step(rows.reshape(-1, rows.shape[-1]).view(np.float64), action, layout, seen)
+                with np.errstate(over="ignore", invalid="ignore"):  # of a simulation on its way to diverge
+                    state = self._step(rows.reshape(-1, rows.shape[-1]).view(np.float64), action, layout, seen)
             except Exception as failure:
                 self._keep(failure)
                 state = np.full((len(seen), self.state_size), np.nan)
