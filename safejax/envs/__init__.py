@@ -63,20 +63,22 @@ __all__ = [
 ENGINES = ("mujoco", "mjx")
 
 
-def make(name: str | Task, engine: str | None = None) -> Env:
+def make(name: str | Task, engine: str | None = None, *, action_repeat: int = 1) -> Env:
     """The environment `name`. The same arguments give the same functions, so compiled loops are reused.
 
     Args:
       name: one of `names()`; or a task, such as a variant `task(name)._replace(initialize=...)`.
       engine: "mujoco" (C library, host threads) or "mjx" (JAX operations); by default mujoco where JAX runs
         on CPU, else mjx.
+      action_repeat: control steps that each action is held for; rewards and costs are summed, episodes are shorter.
 
     Raises:
-      ValueError: an unknown name, with the nearest known one, or an unknown engine.
+      ValueError: an unknown name, with the nearest known one, an unknown engine, or an `action_repeat` that does not
+        divide the task's episode.
     """
     engine = default_engine() if engine is None else engine
     check_choice("engine", engine, ENGINES)
-    return _make(task(name) if isinstance(name, str) else name, engine)
+    return _make(task(name) if isinstance(name, str) else name, engine, action_repeat)
 
 
 def default_engine() -> str:
@@ -97,11 +99,11 @@ def task(name: str) -> Task:
 
 
 @functools.cache
-def _make(task: Task, engine: str) -> Env:
+def _make(task: Task, engine: str, action_repeat: int) -> Env:
     from safejax.envs.wrappers import build
 
     if engine == "mujoco":
         from safejax.envs.engines.mujoco import make_engine
     else:
         from safejax.envs.engines.mjx import make_engine
-    return build(task, make_engine(task))
+    return build(task, make_engine(task), action_repeat=action_repeat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from safejax.envs.engines.base import Engine
 from safejax.envs.rendering import Scene
 from safejax.envs.tasks.base import Start, Task, View
-from safejax.types import Array, ArrayTree, Env, EnvState, Key
+from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_range
 
 Show = Callable[[View, Array, Array, ArrayTree], ArrayTree]
 """(view, the task's vector, needed [] bool, otherwise) -> what is observed where `needed`, else `otherwise`."""
@@ -21,7 +22,25 @@ LARGEST = 1e10
 """A position or velocity beyond it has diverged; MuJoCo's mjMAXVAL."""
 
 
-def build(task: Task, engine: Engine, show: Show | None = None, observation_spec: ArrayTree = None) -> Env:
+class _Course(NamedTuple):
+    """What an action has come to, after some of the control steps that hold it."""
+
+    physics: ArrayTree
+    layout: ArrayTree
+    reward: Array  # [] float32, sums over the steps
+    cost: Array
+    terminated: Array  # [] bool
+    diverged: Array
+
+
+def build(
+    task: Task,
+    engine: Engine,
+    show: Show | None = None,
+    observation_spec: ArrayTree = None,
+    *,
+    action_repeat: int = 1,
+) -> Env:
     """The environment that runs `task` on `engine`.
 
     A step moves the physics, looks at the new state for reward, cost and termination, truncates at
@@ -34,16 +53,27 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
     its reward and cost are 0 and its `final_observation` is the next episode's first. A non-finite action does that
     too, and the host engine keeps it for `check`, because the policy and not the simulation is at fault.
 
+    With `action_repeat` a step holds its action for so many of the task's control steps, or until the episode ends:
+    rewards and costs are summed, it is observed once, and an episode has as many steps fewer.
+
     Args:
       task: the task.
       engine: its physics.
       show: what to observe in place of the task's own vector; asked for every final observation, and where an
         episode ended for the first one of the next.
       observation_spec: what `show` returns.
+      action_repeat: control steps a step.
 
     Raises:
-      ValueError: the task has `hold` and no `applied_force`; of `step`, when traced: an action of another shape.
+      ValueError: the task has `hold` and no `applied_force`; an `action_repeat` that does not divide the task's
+        episode; of `step`, when traced: an action of another shape.
     """
+    check_range("action_repeat", action_repeat, 1)
+    episode_length, left = divmod(task.episode_length, action_repeat)
+    if left:
+        raise ValueError(
+            f"action_repeat is {action_repeat}, expected a divisor of the {task.episode_length} steps of {task.name}"
+        )
     if task.hold is not None and task.applied_force is None:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
     show = _vector if show is None else show
@@ -67,18 +97,19 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
         layout, start_key, layout_key = state.layout, key, key
         if task.rearrange is not None:
             start_key, layout_key = jax.random.split(key)
-        physics = engine.step(state.physics, action, layout)
-        before, after = (engine.view(moment)._replace(layout=layout) for moment in (state.physics, physics))
-        if task.rearrange is not None:
-            layout = task.rearrange(after, layout_key)
+        zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
+        course = _Course(state.physics, layout, zero, zero, no, no)
+        if action_repeat == 1:
+            course = control_step(course, action, layout_key)
+        else:
+            keys = jax.random.split(layout_key, action_repeat)
+            course, _ = jax.lax.scan(lambda course, key: (control_step(course, action, key), None), course, keys)
+        physics, layout, reward, cost, terminated, diverged = course
         final_observation = observe(physics, layout, jnp.ones((), bool), nothing)
-        reward = jnp.asarray(task.reward(before, after, action), jnp.float32)
-        cost = jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32)
-        within = [jnp.all(jnp.abs(part) < LARGEST) for part in (after.qpos, after.qvel)]
-        diverged = ~(within[0] & within[1] & is_finite((final_observation, reward, cost)))
+        diverged |= ~is_finite(final_observation)
         steps = state.steps + 1
-        terminated = jnp.asarray(task.terminated(after), bool) & ~diverged
-        truncated = (steps >= task.episode_length) & ~terminated | diverged
+        terminated &= ~diverged
+        truncated = (steps >= episode_length) & ~terminated | diverged
         done = terminated | truncated
         start = where_needed(done, lambda key: Start(*task.initialize(key)), start_key)
         # `engine.start` is told where it is needed: a cond around it would run it everywhere under vmap
@@ -99,6 +130,22 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
             diverged=diverged,
         )
 
+    def control_step(course: _Course, action: Array, key: Key) -> _Course:
+        """One control step on, unless the episode is over."""
+        physics = engine.step(course.physics, action, course.layout)
+        before, after = (engine.view(moment)._replace(layout=course.layout) for moment in (course.physics, physics))
+        layout = course.layout if task.rearrange is None else task.rearrange(after, key)
+        reward = jnp.asarray(task.reward(before, after, action), jnp.float32)
+        cost = jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32)
+        within = [jnp.all(jnp.abs(part) < LARGEST) for part in (after.qpos, after.qvel)]
+        diverged = ~(within[0] & within[1] & is_finite((reward, cost)))
+        terminated = jnp.asarray(task.terminated(after), bool)
+        held = _Course(physics, layout, course.reward + reward, course.cost + cost, terminated, diverged)
+        if action_repeat == 1:
+            return held
+        over = course.terminated | course.diverged
+        return jax.tree.map(lambda old, new: jnp.where(over, old, new), course, held)
+
     def observe(physics: ArrayTree, layout: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
         view = engine.view(physics)._replace(layout=layout)
         return show(view, jnp.asarray(task.observe(view), jnp.float32), needed, otherwise)
@@ -110,14 +157,14 @@ def build(task: Task, engine: Engine, show: Show | None = None, observation_spec
             view=lambda state: engine.view(state.physics)._replace(layout=state.layout),
             shapes=task.shapes,
             place=task.place_shapes or (lambda view: jnp.zeros((*view.qpos.shape[:-1], 0, 3))),
-            observing=functools.partial(build, task, engine),
+            observing=functools.partial(build, task, engine, action_repeat=action_repeat),
         )
     return Env(
         reset=reset,
         step=step,
         observation_spec=observation_spec,
         action_size=task.action_size,
-        episode_length=task.episode_length,
+        episode_length=episode_length,
         name=task.name,
         check=engine.check,
         scene=scene,

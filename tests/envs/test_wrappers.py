@@ -114,3 +114,37 @@ def test_a_number_of_the_task_that_is_not_finite_restarts_too(field):
     assert (float(state.reward), float(state.cost)) == (0, 0)
     np.testing.assert_array_equal(state.observation, TASK.initialize(jax.random.key(wrong - 1))[0])
     np.testing.assert_array_equal(state.final_observation, state.observation)
+
+
+def test_a_repeated_action_is_its_steps_summed_and_seen_once():
+    twice = build(TASK, ENGINE, action_repeat=2)
+    assert twice.episode_length == LENGTH // 2
+    single, held = (env.reset(jax.random.key(0)) for env in (ENV, twice))
+    for action in (0.5, -0.25):
+        parts = []
+        for _ in range(2):
+            single = ENV.step(single, jnp.array([action]), jax.random.key(1))
+            parts.append(single)
+        held = twice.step(held, jnp.array([action]), jax.random.key(1))
+        np.testing.assert_allclose(held.final_observation, single.final_observation)
+        np.testing.assert_allclose(held.reward, sum(part.reward for part in parts), rtol=1e-6)
+        np.testing.assert_allclose(held.cost, sum(part.cost for part in parts), rtol=1e-6)
+    assert single.truncated
+    assert held.truncated
+    assert int(held.steps) == 0
+
+
+def test_a_repeated_action_stops_where_the_episode_ends():
+    task = TASK._replace(terminated=lambda view: view.qpos[..., 0] > 1)
+    state = build(task, ENGINE, action_repeat=4).reset(jax.random.key(0))
+    first = state.observation
+    state = build(task, ENGINE, action_repeat=4).step(state, jnp.array([0.8]), jax.random.key(1))
+    steps = 1 if float(first[0]) > 0.2 else 2
+    assert state.terminated
+    np.testing.assert_allclose(state.final_observation, first + 0.8 * steps, rtol=1e-6)
+    np.testing.assert_allclose(state.reward, 8.8 * steps, rtol=1e-6)
+
+
+def test_an_action_repeat_that_cuts_an_episode_is_refused():
+    with pytest.raises(ValueError, match="action_repeat is 3, expected a divisor of the 4 steps of counter"):
+        build(TASK, ENGINE, action_repeat=3)
