@@ -30,7 +30,7 @@ class Transition(NamedTuple):
     cost: Array  # [...] >= 0, cost units
     discount: Array  # [...] 0 where the episode TERMINATED here, else 1 (1 at a truncation)
     last: Array  # [...] 1 where the trajectory ends here, for either reason
-    next_observation: ArrayTree  # as observation, before any reset
+    next_observation: ArrayTree  # as observation, before any reset; () in windows that do without
     extras: dict[str, Array] = {}  # names of a closed list, see EXTRAS
 
 
@@ -83,6 +83,7 @@ class BatchSpec(NamedTuple):
     kind: str  # "fresh", "uniform", "mixed" or "sequence"
     offline_fraction: float = 0.0  # share of each "mixed" or "sequence" batch drawn from the offline data set
     length: int = 1  # steps of each row of a "sequence" batch
+    successors: bool = True  # whether batches hold next_observation; windows may do without, at half the memory
 
     @classmethod
     def fresh(cls) -> BatchSpec:
@@ -101,14 +102,15 @@ class BatchSpec(NamedTuple):
         return cls("mixed", offline_fraction=offline_fraction)
 
     @classmethod
-    def sequence(cls, length: int, offline_fraction: float = 0.0) -> BatchSpec:
+    def sequence(cls, length: int, offline_fraction: float = 0.0, *, successors: bool = True) -> BatchSpec:
         """Windows [B, T = length] of consecutive transitions; they may span episode ends (see `last`).
 
-        Online, round(B * offline_fraction) of the windows come from the offline data set, first.
+        Online, round(B * offline_fraction) of the windows come from the offline data set, first. Without `successors`
+        their next_observation is (), and no replay keeps it.
         """
         check_range("length", length, 1)
         check_range("offline_fraction", offline_fraction, 0.0, 1.0)
-        return cls("sequence", offline_fraction, length)
+        return cls("sequence", offline_fraction, length, successors)
 
     @property
     def mixes(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from safejax import checkpoint
-from safejax.algorithms import bc, cpq, diffusion_bc, idql, iql, marvel, ppo_lag
+from safejax.algorithms import bc, cpq, diffusion_bc, idql, iql, marvel, ppo_lag, safe_dreamer
 from safejax.algorithms.safety import SafetyConfig
 from safejax.diffusion import DiffusionConfig
 from safejax.multipliers import MultiplierConfig
@@ -118,6 +118,27 @@ def test_a_stored_policy_sees_pixels_again(tmp_path):
         save_policy(tmp_path / "other", state, bc.Config(), observation_size=sizes, encoder=Critic((4,)), **options)
 
 
+def test_a_stored_policy_remembers_its_episode(tmp_path):
+    options = {"size": (2, 4, 2, 2, 8)}
+    algorithm = safe_dreamer.make(networks=safe_dreamer.default_networks(2, (8,), **options))
+    state = trained(algorithm, 1)
+    sizes = dict(action_size=2, observation_size=3, hidden_sizes=(8,), seeds=(0,))
+    save_policy(
+        tmp_path / "policy", state, safe_dreamer.Config(), method="safe_dreamer", network_options=options, **sizes
+    )
+    policy, one = load_policy(tmp_path / "policy"), jax.tree.map(lambda leaf: leaf[0], state)
+    rows = jax.random.normal(jax.random.key(1), (3, 1, 3))
+    expected, carry = [], algorithm.initial_carry(one, 1)
+    for row in rows:
+        action, carry, _ = algorithm.act(one, row, jax.random.key(0), carry)
+        expected.append(action[0])
+    act = policy.episode()
+    np.testing.assert_allclose([act(row[0]) for row in rows], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(policy.episode()(rows[0]), expected[0][None], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(policy.act(rows[0, 0]), expected[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(policy.act(rows[1, 0]) - expected[1]).max() > 1e-3  # without its memory
+
+
 def test_what_is_no_policy_is_refused(tmp_path):
     checkpoint.save(tmp_path / "state", {"x": jnp.zeros(2)})
     with pytest.raises(RunError, match="a checkpoint that is no policy"):
@@ -142,9 +163,9 @@ def test_a_run_gives_its_only_policy_the_default_or_the_named_one(tmp_path):
     with pytest.raises(RunError, match=r"expected one policy or one default, found 0; pass method=: none yet"):
         load_policy(tmp_path)
     stored(tmp_path / "policies" / "bc", task="first")
-    act, _, _, about = load_policy(tmp_path)
-    assert about["task"] == "first"
-    assert act(np.zeros(3)).shape == (2,)
+    first = load_policy(tmp_path)
+    assert first.about["task"] == "first"
+    assert first.act(np.zeros(3)).shape == (2,)
     stored(tmp_path / "policies" / "aligned", task="second")
     with pytest.raises(RunError, match=r"one default, found 2; pass method=: aligned, bc"):
         load_policy(tmp_path)

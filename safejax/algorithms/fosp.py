@@ -38,7 +38,7 @@ from safejax.algorithms import critics, feasibility, feasible_policy, imaginatio
 from safejax.algorithms.feasible_policy import Judged
 from safejax.algorithms.imagination import Scale, Targets
 from safejax.algorithms.latent_values import Values
-from safejax.algorithms.world_models import initial_carry, learn_model, optimizer, perceive, remembered
+from safejax.algorithms.world_models import initial_carry, learn_model, optimizer, perceive, remembered, windows
 from safejax.constraints import AugmentedLagrangianState
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.model import BINS
@@ -278,14 +278,14 @@ def make_offline(
     config: Config = Config(), networks: Networks | None = None, *, action_size: int | None = None
 ) -> Algorithm:
     """The first phase, on windows of the offline data; acts by the offline actor."""
-    return _bind(config, networks, action_size, BatchSpec.sequence(config.length), online=False)
+    return _bind(config, networks, action_size, windows(config, 0.0), online=False)
 
 
 def make_finetuning(
     config: Config = Config(), networks: Networks | None = None, *, action_size: int | None = None
 ) -> Algorithm:
     """The second phase, from the State of the first; acts by the pair, or by the offline actor if expansion is off."""
-    return _bind(config, networks, action_size, BatchSpec.sequence(config.length, config.offline_fraction), online=True)
+    return _bind(config, networks, action_size, windows(config, config.offline_fraction), online=True)
 
 
 make = make_finetuning  # what a trained policy acts with; of the first phase alone, with Config(expansion="off")

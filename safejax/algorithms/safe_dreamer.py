@@ -21,7 +21,15 @@ import jax.numpy as jnp
 
 from safejax.algorithms import imagination, world_models
 from safejax.algorithms.imagination import Dream, Scale, Targets
-from safejax.algorithms.world_models import Config, initial_carry, learn_model, optimizer, perceive, remembered
+from safejax.algorithms.world_models import (
+    Config,
+    initial_carry,
+    learn_model,
+    optimizer,
+    perceive,
+    remembered,
+    windows,
+)
 from safejax.constraints import AugmentedLagrangianState, augmented_penalty
 from safejax.gradients import copy, gradient_step, train_state
 from safejax.losses.model import BINS
@@ -31,7 +39,6 @@ from safejax.types import (
     Algorithm,
     Array,
     ArrayTree,
-    BatchSpec,
     Carry,
     Key,
     Metrics,
@@ -185,7 +192,7 @@ def make(config: Config = Config(), networks: Any = None, *, action_size: int | 
     return bind(
         config=config,
         networks=choose_networks(networks, default_networks, action_size),
-        batch=BatchSpec.sequence(config.length, config.offline_fraction),
+        batch=windows(config, config.offline_fraction),
         init=init,
         update=update,
         act=act,

@@ -26,7 +26,7 @@ from safejax.gradients import adam, gradient_step
 from safejax.losses.model import cost_weight, kl_balance, picture_error, two_hot_loss, vector_error
 from safejax.networks.rssm import Latent
 from safejax.networks.world_model import Seen, parts
-from safejax.types import Array, ArrayTree, Key, Metrics, Params, TrainState, Transition, check_range
+from safejax.types import Array, ArrayTree, BatchSpec, Key, Metrics, Params, TrainState, Transition, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,11 @@ def check(config: Config) -> None:
     check_range("learning_rate", config.learning_rate, 0.0, open_low=True)
     check_range("cost_limit", config.cost_limit, 0.0)
     constraint(config)
+
+
+def windows(config: Config, offline_fraction: float) -> BatchSpec:
+    """What these methods eat; a window's next rows are its successors."""
+    return BatchSpec.sequence(config.length, offline_fraction, successors=False)
 
 
 def constraint(config: Config) -> Multiplier:

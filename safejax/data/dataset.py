@@ -171,8 +171,12 @@ def sample(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return _take(dataset.transitions, jax.random.randint(key, (batch_size,), 0, count))
 
 
-def sample_sequences(dataset: Dataset, key: Key, batch_size: int, length: int) -> Transition:
+def sample_sequences(
+    dataset: Dataset, key: Key, batch_size: int, length: int, *, successors: bool = True
+) -> Transition:
     """Windows [B, T = length] of consecutive rows; they may span an episode's end, which `last` marks.
+
+    Without `successors` their next_observation is ().
 
     Raises:
       ValueError: while tracing, if the data set has fewer than `length` rows.
@@ -181,7 +185,8 @@ def sample_sequences(dataset: Dataset, key: Key, batch_size: int, length: int) -
     if not 1 <= length <= count:
         raise ValueError(f"sequences of {length} rows, expected a length in [1, {count}], the data set's rows")
     starts = jax.random.randint(key, (batch_size, 1), 0, count - length + 1)
-    return _take(dataset.transitions, starts + jnp.arange(length))
+    rows = dataset.transitions if successors else dataset.transitions._replace(next_observation=())
+    return _take(rows, starts + jnp.arange(length))
 
 
 def _take(transitions: Transition, rows: Any) -> Transition:

@@ -34,7 +34,7 @@ class Replay(NamedTuple):
     size: Callable[..., Array]  # (state) -> [] int32, transitions stored
 
 
-def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> Replay:
+def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1, successors: bool = True) -> Replay:
     """A replay buffer that draws with replacement from what it holds: an environment, then one of its windows.
 
     Sampling before any environment has `sequence_length` transitions gives zeros: fill first, ask `size`. Windows of a
@@ -45,6 +45,7 @@ def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> R
       capacity: transitions kept over all environments; each keeps capacity // env_count.
       env_count: B of the transitions that `add` gets.
       sequence_length: T of the sampled windows; 1 gives single transitions [B].
+      successors: whether next_observation is kept, which is half the memory; else it becomes ().
 
     Raises:
       ValueError: capacity that does not hold `sequence_length` steps of every environment; from `add`, while
@@ -57,11 +58,16 @@ def make_replay(capacity: int, env_count: int, *, sequence_length: int = 1) -> R
 
     environments = jnp.arange(env_count)[:, None]
 
+    def kept(transitions: Transition) -> Transition:
+        return transitions if successors else transitions._replace(next_observation=())
+
     def init(example: Transition) -> Rings:
+        example = kept(example)
         experience = jax.tree.map(lambda leaf: jnp.zeros((env_count, ring_length, *leaf.shape), leaf.dtype), example)
         return Rings(experience, jnp.zeros((env_count,), jnp.int32), jnp.zeros((env_count,), jnp.int32))
 
     def add(state: Rings, transitions: Transition) -> Rings:
+        transitions = kept(transitions)
         expected, given = jax.tree.structure(state.experience), jax.tree.structure(transitions)
         if expected != given:
             raise ValueError(f"replay: transitions of structure {given}, expected {expected} as in init")

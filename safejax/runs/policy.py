@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from safejax import algorithms, checkpoint
 from safejax.networks import PixelEncoder
 from safejax.runs.errors import RunError
-from safejax.types import Algorithm, Array, ArrayTree, Transition
+from safejax.types import Algorithm, Array, ArrayTree, Carry, Transition
 
 _ENCODER = ("channels", "kernel_size", "feature_size")  # what rebuilds a PixelEncoder
 
@@ -25,6 +25,7 @@ class Policy(NamedTuple):
     """A trained policy, ready to act."""
 
     act: Callable[..., Array]  # (observation [O] or [B, O], key=None) -> action; deterministic without a key
+    episode: Callable[[], Callable[..., Array]]  # () -> an `act` that remembers what it saw since; one an episode
     algorithm: Algorithm
     state: Any  # the algorithm's State of one seed
     about: dict[str, Any]  # what `save_policy` stored: method, networks, seeds, and what it was trained on
@@ -83,6 +84,8 @@ def save_policy(
 def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: str | None = None) -> Policy:
     """Rebuild a policy from what `save_policy` stored.
 
+    A policy with a memory, such as FOSP's, acts by `episode()`; its `act` knows nothing but the one observation.
+
     Args:
       directory: of a run, e.g. runs/demo, or of one policy in it, e.g. runs/demo/policies/marvel.
       seed_index: row of the leading seed axis.
@@ -116,18 +119,33 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
     state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
 
     @functools.partial(jax.jit, static_argnames="explore")
-    def batched(observation: ArrayTree, key: Array, explore: bool) -> Array:
-        return algorithm.act(state, observation, key, explore=explore)[0]
+    def batched(observation: ArrayTree, key: Array, carry: Carry, explore: bool) -> tuple[Array, Carry]:
+        return algorithm.act(state, observation, key, carry, explore=explore)[:2]
 
-    def act(observation: Any, key: Array | None = None) -> Array:
+    def decide(observation: Any, key: Array | None, carry: Carry) -> tuple[Array, Carry]:
         observation = jax.tree.map(lambda leaf, zero: jnp.asarray(leaf, zero.dtype), observation, example.observation)
         leaf, zero = (jax.tree.leaves(each)[0] for each in (observation, example.observation))
         single = leaf.ndim == zero.ndim
         rows = jax.tree.map(lambda leaf: leaf[None], observation) if single else observation
-        action = batched(rows, jax.random.key(0) if key is None else key, key is not None)
-        return action[0] if single else action
+        if carry is None:
+            carry = algorithm.initial_carry(state, 1 if single else len(leaf))
+        action, carry = batched(rows, jax.random.key(0) if key is None else key, carry, key is not None)
+        return (action[0] if single else action), carry
 
-    return Policy(act, algorithm, state, about)
+    def act(observation: Any, key: Array | None = None) -> Array:
+        return decide(observation, key, None)[0]
+
+    def episode() -> Callable[..., Array]:
+        carry = None
+
+        def act(observation: Any, key: Array | None = None) -> Array:
+            nonlocal carry
+            action, carry = decide(observation, key, carry)
+            return action
+
+        return act
+
+    return Policy(act, episode, algorithm, state, about)
 
 
 def _policy_directory(directory: Path, method: str | None) -> Path:

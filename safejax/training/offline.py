@@ -51,7 +51,7 @@ def train_offline(
         step_key = jax.random.fold_in(key, state.step)
         sample_key = jax.random.fold_in(step_key, _SAMPLE)
         if spec.kind == "sequence":
-            batch = sample_sequences(dataset, sample_key, batch_size, spec.length)
+            batch = sample_sequences(dataset, sample_key, batch_size, spec.length, successors=spec.successors)
         else:
             batch = sample(dataset, sample_key, batch_size)
         return algorithm.update(state, place(batch), jax.random.fold_in(step_key, _UPDATE))

@@ -43,7 +43,7 @@ def replay_for(spec: BatchSpec, capacity: int, env_count: int) -> Replay | None:
     """The replay buffer that `spec` needs; None for on-policy methods. `capacity` counts transitions."""
     if spec.kind == "fresh":
         return None
-    return make_replay(capacity, env_count, sequence_length=spec.length)
+    return make_replay(capacity, env_count, sequence_length=spec.length, successors=spec.successors)
 
 
 def init_online(
@@ -227,7 +227,7 @@ def _draw(
         return replay.sample(replay_state, key, batch_size)
     offline_size, offline_key = round(batch_size * spec.offline_fraction), jax.random.fold_in(key, _OFFLINE)
     if spec.kind == "sequence":
-        offline = sample_sequences(dataset, offline_key, offline_size, spec.length)
+        offline = sample_sequences(dataset, offline_key, offline_size, spec.length, successors=spec.successors)
     else:
         offline = sample(dataset, offline_key, offline_size)
     return mix(offline, replay.sample(replay_state, key, batch_size - offline_size))
