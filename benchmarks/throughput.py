@@ -37,7 +37,8 @@ from safejax.algorithms import MODULES
 from safejax.data import Dataset
 from safejax.training import train_offline
 
-METHODS = (*MODULES, *measure.VARIANTS)
+WORLD_MODELS = ("safe_dreamer", "fosp")  # see vision_costs.py
+METHODS = (*(name for name in MODULES if name not in WORLD_MODELS), *measure.VARIANTS)
 USUAL = ("bc", "iql", "cpq", "sac_lag", "marvel", "ppo_lag")
 WHAT = ("updates", "environments", "gemm")
 ENGINES = ("mujoco", "mjx", "raw")
