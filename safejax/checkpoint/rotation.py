@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import uuid
@@ -17,6 +16,9 @@ from safejax.checkpoint.errors import CheckpointError, DamagedCheckpointError, f
 from safejax.checkpoint.processes import on_the_first
 
 Tree = TypeVar("Tree")
+
+_DIGITS = 12  # of a step in its directory's name
+LAST_STEP = 10**_DIGITS - 1
 
 
 class Checkpoints:
@@ -49,30 +51,31 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """The directory of one step, for `restore` and `metadata`."""
-        return self.directory / f"{step:012d}"
+        return self.directory / f"{step:0{_DIGITS}d}"
 
     def steps(self) -> list[int]:
         """Steps whose save was finished, oldest first."""
         return sorted(int(path.name) for path in self._directories() if (path / "metadata.json").exists())
 
     def _directories(self) -> list[Path]:
-        return list(self.directory.glob("[0-9]" * 12))
+        return list(self.directory.glob("[0-9]" * _DIGITS))
 
     def save(self, step: int, state: Any, *, extra: Any = None, metric: float | None = None) -> None:
         """Save `state` as `step`, then delete all steps but the newest and the best.
 
         Args:
-          step: later than every whole step that is here.
+          step: later than every whole step that is here, at most `LAST_STEP`.
           state: as in `checkpoint.save`.
           extra: as there.
           metric: how good the state is, more is better; None is never among the best.
 
         Raises:
-          CheckpointError: as `save`; or a whole checkpoint not older than `step` is here, from a run not resumed.
+          CheckpointError: as `save`; `step` is out of range; or a whole checkpoint not older than it is here, from a
+            run not resumed.
           NonFiniteStateError: NaN or infinity in the state, which is not saved.
         """
-        if metric is not None and not math.isfinite(metric):
-            raise CheckpointError(f"{self.path(step)}: metric is {metric}, expected a finite number or None")
+        if not 0 <= step <= LAST_STEP:
+            raise CheckpointError(f"{self.directory}: step is {step}, expected one from 0 to {LAST_STEP}")
         content = gather(self.path(step), state, self.config, extra, metric)
         on_the_first(lambda: self._save(step, content))
 

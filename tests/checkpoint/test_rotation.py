@@ -75,13 +75,23 @@ def test_what_would_lose_the_latest_is_refused(tmp_path):
     for step in (1, 2):
         with pytest.raises(CheckpointError, match=f"holds step 2, expected none from {step} on"):
             checkpoints.save(step, {"x": np.zeros(2)})
-    with pytest.raises(CheckpointError, match="metric is nan, expected a finite number or None"):
+    with pytest.raises(CheckpointError, match="metric is 'nan', expected a finite number or None"):
         checkpoints.save(3, {"x": np.zeros(2)}, metric=float("nan"))
     with pytest.raises(NonFiniteStateError, match=r"000000000003: x has 1 of 2 values that are not finite"):
         checkpoints.save(3, {"x": np.array([0.0, np.nan])})
     with pytest.raises(ValueError, match="keep_best is -1"):
         Checkpoints(tmp_path, keep_best=-1)
     assert checkpoints.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("step", [-1, 10**12])
+def test_a_step_that_could_not_be_listed_is_refused(tmp_path, step):
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=rf"run: step is {step}, expected one from 0 to 999999999999"):
+        checkpoints.save(step, {"x": np.zeros(2)})
+    assert not (tmp_path / "run").exists()
+    checkpoints.save(10**12 - 1, {"x": np.zeros(2)})
+    assert checkpoints.steps() == [10**12 - 1]
 
 
 def test_left_overs_go_before_the_next_save(tmp_path):
