@@ -102,6 +102,18 @@ def test_left_overs_go_before_the_next_save(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["000000000002", "000000000008"]
 
 
+def test_left_overs_go_even_where_the_next_save_fails_for_want_of_space(tmp_path, monkeypatch):
+    def full(directory, content):
+        raise CheckpointError("disk full")
+
+    checkpoints = filled(tmp_path / "run", [1.0])
+    (tmp_path / "run" / ".trash" / "000000000009-half").mkdir(parents=True)
+    monkeypatch.setattr("safejax.checkpoint.rotation.write", full)
+    with pytest.raises(CheckpointError, match="disk full; the last whole step is 1"):
+        checkpoints.save(2, {"x": np.zeros(2)})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["000000000001"]
+
+
 def test_two_writers_are_one_too_many(tmp_path):
     checkpoints = filled(tmp_path / "run", [1.0])
     for locked in (tmp_path / "run", checkpoints.path(2)):
