@@ -29,6 +29,7 @@ class Checkpoints:
       config: stored with every checkpoint and compared by `latest` and `best`.
       keep: how many of the newest steps stay on disk.
       keep_best: how many stay besides because their metric is the largest; of equal ones the newer.
+      allow_non_finite: save NaN and infinity too, for a state that holds them by intention.
       log: told in one line about each damaged step that is passed over.
     """
 
@@ -39,6 +40,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_best: int = 0,
+        allow_non_finite: bool = False,
         log: Callable[[str], Any] = warnings.warn,
     ):
         if keep < 1:
@@ -47,6 +49,7 @@ class Checkpoints:
             raise ValueError(f"keep_best is {keep_best}, expected at least 0")
         self.directory = Path(os.path.abspath(directory))
         self.config, self.keep, self.keep_best, self.log = config, keep, keep_best, log
+        self.allow_non_finite = allow_non_finite
         self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
@@ -72,11 +75,11 @@ class Checkpoints:
         Raises:
           CheckpointError: as `save`; `step` is out of range; or a whole checkpoint not older than it is here, from a
             run not resumed.
-          NonFiniteStateError: NaN or infinity in the state, which is not saved.
+          NonFiniteStateError: NaN or infinity in the state, which is not saved, unless `allow_non_finite`.
         """
         if not 0 <= step <= LAST_STEP:
             raise CheckpointError(f"{self.directory}: step is {step}, expected one from 0 to {LAST_STEP}")
-        content = gather(self.path(step), state, self.config, extra, metric)
+        content = gather(self.path(step), state, self.config, extra, metric, self.allow_non_finite)
         on_the_first(lambda: self._save(step, content))
 
     def _save(self, step: int, content: Content) -> None:

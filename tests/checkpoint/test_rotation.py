@@ -82,6 +82,10 @@ def test_what_would_lose_the_latest_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_best is -1"):
         Checkpoints(tmp_path, keep_best=-1)
     assert checkpoints.steps() == [1, 2]
+    unbounded = {"x": np.array([0.0, np.inf])}
+    lenient = Checkpoints(tmp_path / "run", allow_non_finite=True)
+    lenient.save(3, unbounded)
+    assert lenient.latest(unbounded)[1]["x"].tolist() == [0.0, np.inf]
 
 
 @pytest.mark.parametrize("step", [-1, 10**12])
