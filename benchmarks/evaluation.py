@@ -71,6 +71,29 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*text, textwrap.fill(note, len(text[0]))])
 
 
+def diverged(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, int]]:
+    """Episodes whose simulation diverged, which no mean holds; stages without any are left out.
+
+    Args:
+      stages: name -> records; a record may hold "diverged" of training and "evaluation_diverged", counts [S].
+    """
+    names = {"training": "diverged", "evaluation": "evaluation_diverged"}
+    counts = {
+        stage: {what: sum(int(np.sum(record.get(name, 0))) for record in records) for what, name in names.items()}
+        for stage, records in stages.items()
+    }
+    return {stage: count for stage, count in counts.items() if any(count.values())}
+
+
+def diverged_lines(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What `diverged` gave, a line a stage."""
+    return [
+        f"{stage}: {count['training']} episodes of training and {count['evaluation']} of evaluation diverged; no mean "
+        "holds them"
+        for stage, count in counts.items()
+    ]
+
+
 def _interquartile(values: np.ndarray) -> dict[str, float] | None:
     if not np.isfinite(values).all():
         return None

@@ -232,13 +232,16 @@ def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
 
 
 def evaluator(job: Job, learner: Learner) -> Any:
-    """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation."""
+    """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation that did not
+    diverge; and how many did.
+    """
     explore = job.acting == "sampled" or (job.acting == "papers" and learner.is_diffusion)
 
     def play(state: Any, key: Array) -> dict[str, Array]:
         episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)
         sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
-        return {name: jnp.mean(value, where=episodes.finished) for name, value in sums.items()}  # none finished: NaN
+        means = {name: jnp.mean(value, where=episodes.finished) for name, value in sums.items()}  # none finished: NaN
+        return means | {"evaluation_diverged": jnp.sum(episodes.diverged)}
 
     jitted = jax.jit(jax.vmap(play))
     return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
@@ -274,7 +277,9 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         row: evaluation.scores(records[-1]["return"], records[-1]["cost"], limits, task.reference)
         for row, records in trained.items()
     }
-    table = "\n".join([*report.aligned(lines), *notes, "", evaluation.table(scores)])
+    diverged = evaluation.diverged(trained)
+    table = [*report.aligned(lines), *notes, "", evaluation.table(scores), *evaluation.diverged_lines(diverged)]
+    table = "\n".join(table)
     results = {
         "command": " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]]),
         "versions": {name: importlib.metadata.version(name) for name in ("safejax", "jax", "mujoco", "optax")},
@@ -283,6 +288,7 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         "seeds": list(job.seeds),
         "behavior": {"return": float(behavior_returns.mean()), "cost": float(behavior_costs.mean())},
         "peak_memory_mb": _memory(trained),
+        "diverged_episodes": diverged,
         "methods": {
             row: {
                 "updates": [record["updates"] for record in records],

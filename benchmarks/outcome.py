@@ -70,7 +70,10 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
     step_budget = {methods[name].label: int(curve.env_steps[-1]) for name, curve in curves.items()}
     reference = envs.task(job.env.name).reference
     scores = {row.method: evaluation.scores(row.episode_return, row.episode_cost, (limit,), reference) for row in rows}
+    stages = ("behavior", "offline", "extraction", *curves)
+    diverged = evaluation.diverged({stage: run.metrics(stage) for stage in stages})
     table = f"{report.table(rows, limit, plain(budget), target, step_budget)}\n\n{evaluation.table(scores)}"
+    table = "\n".join([table, *evaluation.diverged_lines(diverged)])
 
     results = {
         "command": " ".join(["python", "benchmarks/offline_to_online.py", *sys.argv[1:]]),
@@ -86,6 +89,7 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
             "episodes": int(episode_returns(dataset)[0].shape[0]),
         },
         "target_return": target,
+        "diverged_episodes": diverged,
         "rows": {row.method: _row_values(row) | scores[row.method] for row in rows},
         "curves": {
             methods[name].label: {

@@ -321,13 +321,15 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
 
 
 def evaluation_record(job: Job, algorithm: Algorithm, state: Any, *, explore: bool = False) -> dict[str, np.ndarray]:
-    """Return and cost [S] of the policy, deterministic unless `explore`: means over the budget's episodes."""
+    """Return and cost [S] of the policy, deterministic unless `explore`: means over the budget's episodes.
+
+    Episodes whose simulation diverged are not among them, but counted as "evaluation_diverged" [S].
+    """
     act = algorithm.act
     if isinstance(act, functools.partial) and act.func is bc.act:  # the actor alone acts: rows share one program
         algorithm = _actor_alone(act.keywords["networks"].actor)
         state = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
-    returns, costs = _evaluator(job, algorithm, explore)(state, job.keys(_EVALUATION))
-    return {"return": np.asarray(returns), "cost": np.asarray(costs)}
+    return jax.tree.map(np.asarray, _evaluator(job, algorithm, explore)(state, job.keys(_EVALUATION)))
 
 
 @functools.cache
@@ -340,10 +342,11 @@ def _evaluator(job: Job, algorithm: Algorithm, explore: bool) -> Any:
     """Compiled once for each algorithm."""
     env, budget = job.env, job.budget
 
-    def play(state: Any, key: Array) -> tuple[Array, Array]:
+    def play(state: Any, key: Array) -> dict[str, Array]:
         episodes = training.evaluate(algorithm, env, state, key, budget.evaluation_episodes, explore=explore)
         mean = functools.partial(jnp.mean, where=episodes.finished)  # none finished: NaN
-        return mean(episodes.episode_return), mean(episodes.episode_cost)
+        means = {"return": mean(episodes.episode_return), "cost": mean(episodes.episode_cost)}
+        return means | {"evaluation_diverged": jnp.sum(episodes.diverged)}
 
     return jax.jit(jax.vmap(play))
 
@@ -360,21 +363,22 @@ def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.Onli
     summary = {
         "finished_cost": spent,
         "unfinished_cost": jnp.sum(state.actors.episode.episode_cost),
-        "diverged": jnp.sum(episodes.diverged),
-        **_episode_means(episodes),
+        **_episode_summary(episodes),
     }
     return state, (summary, jax.tree.map(jnp.ravel, metrics))
 
 
-def _episode_means(episodes: Any) -> dict[str, Array]:
+def _episode_summary(episodes: Any) -> dict[str, Array]:
+    """Mean return and cost of the finished episodes, and how many diverged."""
     count = jnp.maximum(jnp.sum(episodes.finished), 1)
     return {
         "training_return": jnp.sum(jnp.where(episodes.finished, episodes.episode_return, 0.0)) / count,
         "training_cost": jnp.sum(jnp.where(episodes.finished, episodes.episode_cost, 0.0)) / count,
+        "diverged": jnp.sum(episodes.diverged),
     }
 
 
 def _episode_record(episodes: Any) -> dict[str, Any]:
-    """Mean return and cost of each learner's finished episodes [S]."""
-    means = jax.vmap(_episode_means)(episodes)
-    return {name.removeprefix("training_"): np.asarray(value) for name, value in means.items()}
+    """Mean return and cost of each learner's finished episodes, and how many diverged [S]."""
+    found = jax.vmap(_episode_summary)(episodes)
+    return {name.removeprefix("training_"): np.asarray(value) for name, value in found.items()}

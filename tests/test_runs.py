@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safejax import checkpoint
+from safejax import checkpoint, runs
 from safejax.runs import Interrupted, Run, RunError
 
 CONFIG = {"task": "demo", "limit": 20.0, "hidden": (8, 8)}
@@ -87,12 +87,13 @@ def test_a_foreign_directory_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("text", ["{}", '{"format": "another tool"}', "{broken"])
-def test_a_foreign_config_is_refused(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(RunError, match="no safejax run"), Run.open(tmp_path, CONFIG):
+@pytest.mark.parametrize("text", ["{}", '{"format": "another tool"}', "{broken", "", "[]", "\xff"])
+def test_a_foreign_or_damaged_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text, "latin-1")
+    with pytest.raises(RunError, match=r"no safejax run.*--output") as caught, Run.open(tmp_path, CONFIG):
         pass
-    assert (tmp_path / "config.json").read_text() == text
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "config.json").read_text("latin-1") == text
 
 
 def test_another_config_is_refused_by_name(tmp_path):
@@ -166,21 +167,21 @@ class Killed(BaseException):
     """Stands for kill -9: nothing after it runs."""
 
 
-@pytest.mark.parametrize("where", ["save", "_append_metrics"])
+@pytest.mark.parametrize("where", ["save", "append_record"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_around_either_write_of_a_chunk_loses_no_record(tmp_path, undisturbed, monkeypatch, where, when):
     """The checkpoint and the line of metrics.jsonl are two writes; between them lies a moment too."""
-    owner = {"save": checkpoint.Checkpoints, "_append_metrics": Run}[where]
+    owner = {"save": checkpoint.Checkpoints, "append_record": runs.run}[where]
     original, calls = getattr(owner, where), []
 
-    def killed(self, *arguments, **keywords):
+    def killed(*arguments, **keywords):
         calls.append(arguments)
         if when == "after":
-            original(self, *arguments, **keywords)
+            original(*arguments, **keywords)
         if len(calls) == 3:
             raise Killed
         if when == "before":
-            original(self, *arguments, **keywords)
+            original(*arguments, **keywords)
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, where, killed)
@@ -203,6 +204,85 @@ def test_a_torn_last_line_of_metrics_is_survived(tmp_path, undisturbed):
         assert [row["chunk"] for row in run.metrics("first")] == [0, 1, 2]
     same(finish(tmp_path / "run"), undisturbed)
     assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("line", [b"{broken", b"\xff\xfe", b"\0\0\0", b"[1]"])
+def test_only_the_last_line_of_metrics_may_be_damaged(tmp_path, line):
+    _, rows = finish(tmp_path / "run", chunks=2)
+    path = tmp_path / "run" / "metrics.jsonl"
+    first, second, rest = path.read_bytes().split(b"\n")
+    assert rest == b""
+    path.write_bytes(b"\n".join([first, second, line]))
+    assert finish(tmp_path / "run", chunks=2)[1] == rows
+    assert path.read_bytes() == b"\n".join([first, second, b""])
+    damaged = b"\n".join([first, line, b""])
+    path.write_bytes(damaged)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is damaged \(.*\), expected a JSON object") as caught:
+        finish(tmp_path / "run", chunks=2)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == damaged
+
+
+def test_damaged_times_are_begun_anew(tmp_path):
+    finish(tmp_path / "run", chunks=1)
+    for content in (b"", b"\xff", b"[]"):
+        (tmp_path / "run" / "timing.json").write_bytes(content)
+        assert len(finish(tmp_path / "run", chunks=1)[1]) == 1
+
+
+def finish_and_report(directory):
+    with Run.open(directory, CONFIG) as run:
+        run.stage("first", initial, advance, CHUNKS)
+        runs.write_json(directory / "results.json", {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "timing.json", "results.json"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed, name):
+    """/dev/full takes no byte."""
+    directory = tmp_path / "run"
+    if name == "config.json":
+        directory.mkdir()
+    else:
+        finish(directory, chunks=2)
+    partial = directory / f".partial-{name}"
+    partial.symlink_to("/dev/full")
+    with pytest.raises(RunError) as caught:
+        finish_and_report(directory)
+    assert str(caught.value) == (
+        f"{directory}: a write failed (No space left on device); make room and run it again, it goes on after the "
+        "last chunk that was saved"
+    )
+    partial.unlink()
+    same(finish(directory), undisturbed)
+
+
+def test_a_disk_that_fills_while_a_record_is_added_loses_no_chunk(tmp_path, undisturbed):
+    path = tmp_path / "run" / "metrics.jsonl"
+
+    def filling(state, index):
+        if index == 2:
+            path.rename(tmp_path / "kept")
+            path.symlink_to("/dev/full")
+        return advance(state, index)
+
+    with pytest.raises(RunError, match="No space left on device"):
+        finish(tmp_path / "run", filling)
+    (tmp_path / "kept").rename(path)
+    same(finish(tmp_path / "run"), undisturbed)
+
+
+def test_other_faults_of_files_keep_their_kind(tmp_path):
+    with pytest.raises(FileNotFoundError), Run.open(tmp_path, CONFIG):
+        (tmp_path / "none").read_text()
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    order = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, original=original: (order.append(name), original(*a)))
+    runs.write_json(tmp_path / "a.json", {})
+    assert order == ["fsync", "replace"]
 
 
 def test_a_kill_while_the_config_is_written_leaves_a_usable_directory(tmp_path):

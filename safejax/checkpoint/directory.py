@@ -43,12 +43,12 @@ def save(
       state: pytree of JAX or NumPy arrays of any shape; typed PRNG keys are fine.
       config: dataclass, mapping of names to values, or None; stored as JSON and compared by `restore`.
       extra: anything JSON can hold, such as the environment's name; read back through `metadata`.
-      metric: how good the state is, more is better; `Checkpoints` keeps the best by it.
+      metric: a finite number, how good the state is, more is better; `Checkpoints` keeps the best by it.
       allow_non_finite: save NaN and infinity too.
 
     Raises:
-      CheckpointError: a leaf is no array, JSON cannot hold the config, another process is saving here, or the write
-        failed (full disk); the checkpoint that was there before is intact.
+      CheckpointError: a leaf is no array of numbers, JSON cannot hold the config, the metric is none, another process
+        is saving here, or the write failed (full disk); the checkpoint that was there before is intact.
       NonFiniteStateError: NaN or infinity in the state; the same holds.
     """
     path = Path(os.path.abspath(directory))
@@ -67,10 +67,17 @@ def gather(
     directory: Path, state: Any, config: Any, extra: Any, metric: float | None, allow_non_finite: bool = False
 ) -> Content:
     """The content of a checkpoint; every process takes part. `directory` is for messages."""
+    if metric is not None and not _is_number(metric):
+        raise CheckpointError(f"{directory}: metric is {str(metric)[:80]!r}, expected a finite number or None")
     arrays, entries = leaves.to_host(directory, state)
     if not allow_non_finite:
         leaves.refuse_non_finite(directory, arrays)
     return Content(arrays, description.describe(directory, entries, config, extra, metric))
+
+
+def _is_number(metric: Any) -> bool:
+    value = np.asarray(metric)
+    return value.shape == () and value.dtype.kind in "fiub" and bool(np.isfinite(value))
 
 
 def write(directory: Path, content: Content) -> None:
@@ -82,7 +89,10 @@ def write(directory: Path, content: Content) -> None:
             try:
                 _remove_leftovers(directory)
                 files.write_arrays(folder, content.arrays)
-                about = {**content.about, "arrays": folder.name, "files": files.file_sums(folder)}
+                sums = files.file_sums(folder)
+                if not sums and any(array.size for array in content.arrays.values()):
+                    raise CheckpointError(f"{directory}: no files were written; what was saved before is intact")
+                about = {**content.about, "arrays": folder.name, "files": sums}
                 description.commit(directory, about)
             finally:
                 _remove_leftovers(directory)

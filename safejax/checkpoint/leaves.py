@@ -53,11 +53,20 @@ def to_host(directory: Path, state: Any) -> tuple[dict[str, np.ndarray], dict[st
         if not hasattr(leaf, "dtype"):
             raise CheckpointError(f"{directory}: {path} is {leaf!r}, expected an array; put settings into config")
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not is_key and (expected := _unfit(leaf.dtype)):
+            raise CheckpointError(f"{directory}: {path} is an array of {leaf.dtype}, expected {expected}")
         array = arrays[path] = whole(jax.random.key_data(leaf) if is_key else leaf)
         entries[path] = {**signature(leaf), "crc32": crc32(array)}
         if is_key:
             entries[path] |= {"key": str(jax.random.key_impl(leaf)), "data": [array.shape, str(array.dtype)]}
     return arrays, entries
+
+
+def _unfit(dtype: np.dtype) -> str:
+    """'' or what is expected in place of a dtype that would not come back as it was."""
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        return "numbers or booleans; put settings into config"
+    return "" if dtype.isnative else 'this machine\'s byte order; convert it by astype(dtype.newbyteorder("="))'
 
 
 def from_host(like: Any, value: np.ndarray, key_implementation: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import uuid
@@ -18,6 +17,9 @@ from safejax.checkpoint.processes import on_the_first
 
 Tree = TypeVar("Tree")
 
+_DIGITS = 12  # of a step in its directory's name
+LAST_STEP = 10**_DIGITS - 1
+
 
 class Checkpoints:
     """The last few checkpoints of one run, and the best few, one directory a step.
@@ -27,6 +29,7 @@ class Checkpoints:
       config: stored with every checkpoint and compared by `latest` and `best`.
       keep: how many of the newest steps stay on disk.
       keep_best: how many stay besides because their metric is the largest; of equal ones the newer.
+      allow_non_finite: save NaN and infinity too, for a state that holds them by intention.
       log: told in one line about each damaged step that is passed over.
     """
 
@@ -37,6 +40,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_best: int = 0,
+        allow_non_finite: bool = False,
         log: Callable[[str], Any] = warnings.warn,
     ):
         if keep < 1:
@@ -45,35 +49,37 @@ class Checkpoints:
             raise ValueError(f"keep_best is {keep_best}, expected at least 0")
         self.directory = Path(os.path.abspath(directory))
         self.config, self.keep, self.keep_best, self.log = config, keep, keep_best, log
+        self.allow_non_finite = allow_non_finite
         self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
         """The directory of one step, for `restore` and `metadata`."""
-        return self.directory / f"{step:012d}"
+        return self.directory / f"{step:0{_DIGITS}d}"
 
     def steps(self) -> list[int]:
         """Steps whose save was finished, oldest first."""
         return sorted(int(path.name) for path in self._directories() if (path / "metadata.json").exists())
 
     def _directories(self) -> list[Path]:
-        return list(self.directory.glob("[0-9]" * 12))
+        return list(self.directory.glob("[0-9]" * _DIGITS))
 
     def save(self, step: int, state: Any, *, extra: Any = None, metric: float | None = None) -> None:
         """Save `state` as `step`, then delete all steps but the newest and the best.
 
         Args:
-          step: later than every whole step that is here.
+          step: later than every whole step that is here, at most `LAST_STEP`.
           state: as in `checkpoint.save`.
           extra: as there.
           metric: how good the state is, more is better; None is never among the best.
 
         Raises:
-          CheckpointError: as `save`; or a whole checkpoint not older than `step` is here, from a run not resumed.
-          NonFiniteStateError: NaN or infinity in the state, which is not saved.
+          CheckpointError: as `save`; `step` is out of range; or a whole checkpoint not older than it is here, from a
+            run not resumed.
+          NonFiniteStateError: NaN or infinity in the state, which is not saved, unless `allow_non_finite`.
         """
-        if metric is not None and not math.isfinite(metric):
-            raise CheckpointError(f"{self.path(step)}: metric is {metric}, expected a finite number or None")
-        content = gather(self.path(step), state, self.config, extra, metric)
+        if not 0 <= step <= LAST_STEP:
+            raise CheckpointError(f"{self.directory}: step is {step}, expected one from 0 to {LAST_STEP}")
+        content = gather(self.path(step), state, self.config, extra, metric, self.allow_non_finite)
         on_the_first(lambda: self._save(step, content))
 
     def _save(self, step: int, content: Content) -> None:

@@ -1,7 +1,8 @@
 """Downloads that can be cut at any moment: resumed, checked, and complete or absent.
 
 Bytes go to a hidden `.part` file beside the target, one for each address, and only a file that passed every check is
-renamed to the target. A later call goes on where an earlier one was cut. One process downloads, others wait for it.
+renamed to the target. A later call goes on where an earlier one was cut, if the server still holds the version that
+the part began with (`.part.version`). One process downloads, others wait for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from safejax.data.checks import DatasetError
+from safejax.data.checksums import note_sum, sha256_of
 
 _BLOCK = 1 << 18  # bytes read at a time
 _ATTEMPTS = 5  # at one address, as long as each brings it further
@@ -47,8 +49,8 @@ def download(
 ) -> Path:
     """Bring a file from the first of its addresses that gives the right one; what is there already stays.
 
-    Without a checksum, only the length that the server tells is known to be right, and a file that changes while a
-    download is cut and resumed would not be noticed.
+    Without a checksum, only the length that the server tells is known to be right; and of a server that names no
+    versions, a file that changes between a cut and the resumption goes unnoticed.
 
     Args:
       addresses: http or https, in the order in which they are asked; redirects are followed.
@@ -81,6 +83,9 @@ def download(
                 failures.append(f"{address} ({_words(error)})")
                 continue
             os.replace(part, target)
+            if sha256 is None:
+                with contextlib.suppress(OSError):  # a full disk: the file is whole, and later goes unchecked
+                    note_sum(target)
             _sweep(target)
             return target
     tried = "; ".join(failures) or "no address is known"
@@ -108,8 +113,29 @@ def _part_of(target: Path, address: str) -> Path:
 
 
 def _sweep(target: Path) -> None:
-    for part in target.parent.glob(f".{target.name}.*.part"):
-        part.unlink(missing_ok=True)
+    for path in target.parent.glob(f".{target.name}.*.part*"):
+        path.unlink(missing_ok=True)
+
+
+def _delete(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)
+
+
+def _version_file(part: Path) -> Path:
+    """Holds what the server called the version of the file that the part began with."""
+    return part.with_name(f"{part.name}.version")
+
+
+def _kept_version(part: Path) -> str:
+    file = _version_file(part)
+    return file.read_text("latin-1") if file.exists() else ""
+
+
+def _version(answer: Any) -> str:
+    """What `If-Range` may name: a strong ETag, else the time of the last change; '' where there is neither."""
+    tag = answer.headers.get("ETag", "")
+    return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 
 
 def _check_room(target: Path, part: Path, size: int | None) -> None:
@@ -139,8 +165,11 @@ def _receive(address: str, part: Path, size: int | None, timeout: float, progres
     if have and have == size:
         return
     headers = {"User-Agent": "safejax", "Accept-Encoding": "identity"}
+    version = _kept_version(part) if have else ""
     if have:
         headers["Range"] = f"bytes={have}-"
+    if version:
+        headers["If-Range"] = version  # of another version the server sends all
     try:
         answer = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -148,13 +177,18 @@ def _receive(address: str, part: Path, size: int | None, timeout: float, progres
             if error.code == 416 and _total(error) == have:
                 return  # nothing follows: the part is the file
             if error.code == 416:
-                part.unlink()
+                _delete(part)
                 raise _Refused(f"the part had {have:,} bytes, more than the file; it was deleted") from None
             raise
     with answer:
         start, total = _extent(answer, have, size)
+        if start and _version(answer) not in ("", version):  # a server that knows ranges, but not If-Range
+            _delete(part)
+            return _receive(address, part, size, timeout, progress, label)
         shown = {"desc": label, "unit": "B", "unit_scale": True, "disable": None if progress else True}
         with part.open("ab" if start else "wb") as file, tqdm(total=total, initial=start, **shown) as bar:
+            if not start:  # the part is empty now: no bytes ever stand beside another file's version
+                _version_file(part).write_text(_version(answer), "latin-1")
             while block := answer.read(_BLOCK):
                 file.write(block)
                 bar.update(len(block))
@@ -195,11 +229,10 @@ def _check(part: Path, size: int | None, sha256: str | None) -> None:
     if size is not None and part.stat().st_size != size:
         fault = f"{part.stat().st_size:,} bytes, expected {size:,}"
     elif sha256 is not None:
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(part)
         fault = "" if found == sha256 else f"SHA-256 {found[:12]}..., expected {sha256[:12]}..."
     if fault:
-        part.unlink()
+        _delete(part)
         raise _Refused(f"{fault}; not kept")
 
 

@@ -8,6 +8,7 @@ written and no connection is opened.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -48,11 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.simplefilter("ignore", UserWarning)  # they stand among the notes
             dataset, attributes = read(path, **options)
         for line in summary(dataset, attributes, name, cost_limit):
-            print(printable(line))
+            print(_encodable(printable(line)))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
     except (DatasetError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _encodable(line: str) -> str:
+    """`line` with escapes for what the standard output cannot encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def summary(

@@ -8,6 +8,7 @@ from typing import Any
 
 from safejax.data import catalog
 from safejax.data.checks import DatasetError
+from safejax.data.checksums import check_file
 from safejax.data.dataset import Dataset
 from safejax.data.download import download
 from safejax.data.formats.storage import MAX_BYTES
@@ -60,7 +61,8 @@ def locate(
     """Where the data set lies here; a public one that is not here yet is downloaded.
 
     Looked for in this order: `path`; a file or folder called `path_or_name`; the cache; the addresses of
-    `safejax.data.catalog`.
+    `safejax.data.catalog`. A file of the cache is read once, to compare its SHA-256 with the published one, or with
+    its own on arrival where none is published.
 
     Args:
       path_or_name: a file, a folder, or a name of `safejax.data.catalog.names()`, or of DSRL's environments.
@@ -70,7 +72,7 @@ def locate(
       progress: show a bar where standard error is a terminal.
 
     Raises:
-      DatasetError: nothing here under that path or name; a cached file of another length; or as `download`.
+      DatasetError: nothing here under that path or name; a cached file of another length or SHA-256; or as `download`.
     """
     local = Path(path_or_name if path is None else path)
     if local.exists():
@@ -88,9 +90,7 @@ def locate(
         return download(
             entry.addresses, target, size=entry.size, sha256=entry.sha256, timeout=timeout, progress=progress
         )
-    if entry.size not in (None, target.stat().st_size):
-        found = f"{target.stat().st_size:,} bytes, expected {entry.size:,}"
-        raise DatasetError(f"{target}: {found}; delete it, and it is downloaded again")
+    check_file(target, entry.size, entry.sha256)
     return target
 
 

@@ -33,14 +33,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.data.checks import DatasetError
+from safejax.data.checks import DatasetError, dtype_fault, length_faults, printable
 from safejax.data.dataset import Dataset
 from safejax.data.memory import check_fits
 from safejax.types import Key, Transition, check_range
 
 _FORMAT = "safejax slabs 1"
 _INDEX = "slabs.json"
-_FIELDS = ("observation", "action", "reward", "cost", "discount", "last", "next_observation")
+_SCALARS = ("reward", "cost", "discount", "last")
+_FIELDS = ("observation", "action", *_SCALARS, "next_observation")
 
 
 class Slabs(NamedTuple):
@@ -212,21 +213,44 @@ def _check_alike(arrays: Mapping[str, np.ndarray], columns: Mapping[str, _Column
 
 
 def _open(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The index and the mapped columns, all of one length."""
+    """The index and the mapped columns, which fit together; no values are read."""
     try:
         index = json.loads((directory / _INDEX).read_text())
         if index.get("format") != _FORMAT:
             raise DatasetError(f"{directory}: format {index.get('format')!r}, expected {_FORMAT!r}; write it again")
+        wrong = [key for key in ("crc32", "attributes") if not isinstance(index.get(key), dict)]
+        if wrong:
+            raise ValueError(f"{_INDEX} has no {' and no '.join(wrong)}")
         arrays = {
             name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in index["crc32"]
         }
-        lengths = {len(array) for array in arrays.values()}
-        if len(lengths) != 1 or not set(_FIELDS) <= {name.partition(".")[0] for name in arrays}:
-            raise ValueError(f"columns of {sorted(lengths)} rows")
+        if fault := _fault(arrays):
+            raise ValueError(fault)
     except FileNotFoundError as error:
         raise DatasetError(f"{error.filename}: no such file; expected a directory of write_slabs") from None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, AttributeError) as error:
         if isinstance(error, DatasetError):
             raise
-        raise DatasetError(f"{directory}: damaged ({error}); write it again") from None
+        raise DatasetError(printable(f"{directory}: damaged ({error}); write it again")) from None
     return index, arrays
+
+
+def _fault(arrays: Mapping[str, np.ndarray]) -> str:
+    """'' or how the columns' names, types, widths or lengths fail to make up rows."""
+    observations = {name: array for name, array in arrays.items() if name.partition(".")[0] == "observation"}
+    following = {name for name in arrays if name.partition(".")[0] == "next_observation"}
+    others = arrays.keys() - observations.keys() - following
+    if not observations or others != {"action", *_SCALARS}:
+        return f"columns are {', '.join(sorted(arrays)) or 'none'}"
+    if following != {f"next_{name}" for name in observations}:
+        return f"columns are {', '.join(sorted(following))} beside {', '.join(sorted(observations))}"
+    for name, array in arrays.items():
+        if fault := dtype_fault(name, array.dtype):
+            return fault
+        if array.ndim != 1 if name in _SCALARS else array.ndim < (1 if name == "action" else 2):
+            return f"{name} is {array.dtype}{list(array.shape)}"
+    for name, array in observations.items():
+        twin = arrays[f"next_{name}"]
+        if (twin.dtype, twin.shape[1:]) != (array.dtype, array.shape[1:]):
+            return f"next_{name} is {twin.dtype}{list(twin.shape)}, {name} {array.dtype}{list(array.shape)}"
+    return " ".join(length_faults(arrays))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from safejax import checkpoint
 from safejax.runs.errors import Interrupted, RunError
+from safejax.runs.files import append_record, read_json, read_records, room_needed, write_json, write_records
 from safejax.types import ArrayTree
 
 _FORMAT = "safejax run 1"
@@ -38,7 +39,10 @@ class Run:
         self.directory = directory
         self._lock = lock
         self._stop = False
-        self._timing: dict[str, dict[str, float]] = _read_json(directory / "timing.json") or {}
+        self._metrics = directory / "metrics.jsonl"
+        self._timing: dict[str, dict[str, float]] = {}
+        with contextlib.suppress(ValueError):  # damaged times are begun anew
+            self._timing = read_json(directory / "timing.json") or {}
 
     @classmethod
     @contextlib.contextmanager
@@ -50,7 +54,8 @@ class Run:
           config: JSON-able; written to config.json and compared when the run continues.
 
         Raises:
-          RunError: the directory is not writable, holds other things, another config, or is in use.
+          RunError: the directory is not writable, holds other things, a damaged or another config, or is in use; or
+            the disk is full while anything inside the block is written.
         """
         path = Path(os.path.abspath(directory))
         config = json.loads(json.dumps({"format": _FORMAT, **config}))
@@ -65,14 +70,15 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{path}: in use by another process; wait for it or choose another --output") from None
-            stored = _read_json(path / "config.json")
-            if stored is None:
-                write_json(path / "config.json", config)
-            elif stored != config:
+            stored = _stored_config(path)
+            if stored is not None and stored != config:
                 raise RunError(f"{path}: holds a run with {_difference(stored, config)}; choose another --output")
-            run = cls(path, lock)
-            with run._listening():
-                yield run
+            with room_needed(path):
+                if stored is None:
+                    write_json(path / "config.json", config)
+                run = cls(path, lock)
+                with run._listening():
+                    yield run
 
     def stage(
         self,
@@ -94,6 +100,7 @@ class Run:
           check: raises what an engine kept back, after every chunk.
 
         Raises:
+          RunError: a line of metrics.jsonl is damaged.
           Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
           FloatingPointError: `advance` or `check` raised one, or a record or the state is not finite; names the last
             good chunk, which stays on disk.
@@ -119,7 +126,7 @@ class Run:
                     last = f"the last good checkpoint is chunk {index}" if index else "there is no good checkpoint yet"
                     raise FloatingPointError(f"{name}, chunk {index + 1}: {error}; {last}") from None
                 # In this order a kill between the two leaves a record too many, which the next start drops.
-                self._append_metrics({"stage": name, "chunk": index, **record})
+                append_record(self._metrics, {"stage": name, "chunk": index, **record})
                 saved.save(index + 1, state)
                 elapsed = time.perf_counter() - began
                 if index == done:
@@ -135,8 +142,12 @@ class Run:
         return state
 
     def metrics(self, stage: str) -> list[dict[str, Any]]:
-        """The records of a stage so far, in order."""
-        return [row for row in self._rows() if row.get("stage") == stage]
+        """The records of a stage so far, in order.
+
+        Raises:
+          RunError: a line of metrics.jsonl is damaged.
+        """
+        return [row for row in read_records(self._metrics) if row.get("stage") == stage]
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The file `name` of the run, made by `make` (into a temporary path) if it is not there yet."""
@@ -147,24 +158,10 @@ class Run:
             os.replace(partial, path)
         return path
 
-    def _rows(self) -> list[dict[str, Any]]:
-        path = self.directory / "metrics.jsonl"
-        rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
-                rows.append(json.loads(line))
-        return rows
-
     def _keep_metrics(self, stage: str, done: int) -> None:
         """Drop records of chunks that will run again, so that none appears twice."""
-        rows = [row for row in self._rows() if row.get("stage") != stage or row.get("chunk", 0) < done]
-        _write_text(self.directory / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-    def _append_metrics(self, row: Mapping[str, Any]) -> None:
-        with (self.directory / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the checkpoint that follows counts on it
+        rows = read_records(self._metrics)
+        write_records(self._metrics, [row for row in rows if row.get("stage") != stage or row.get("chunk", 0) < done])
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -189,28 +186,20 @@ class Run:
                 signal.signal(number, handler)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON in one rename."""
-    _write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def _read_json(path: Path) -> Any:
+def _stored_config(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+        return read_json(path / "config.json")
+    except ValueError as error:
+        raise RunError(
+            f"{path}: config.json cannot be read ({error}), so this is a damaged run or no safejax run; put a copy of "
+            "it back, or choose another --output"
+        ) from None
 
 
 def _refuse_foreign(path: Path) -> None:
     ours = ("run.lock", ".partial-config.json")  # what a kill at the very start leaves
     found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
-    stored = _read_json(path / "config.json")
+    stored = _stored_config(path)
     if found and (stored is None or stored.get("format") != _FORMAT):
         raise RunError(
             f"{path}: holds {found[0]!r} and no safejax run, expected a new or empty directory; choose another --output"

@@ -48,3 +48,18 @@ def test_table():
     ]
     assert len({len(line) for line in lines[:4]}) == 1
     assert "cost/20 (met)" in lines[0]
+
+
+def test_diverged_episodes_are_counted_by_stage():
+    records = {
+        "behavior": [{"return": [1.0, 2.0], "diverged": [1, 0]}, {"diverged": [2, 4]}],
+        "offline": [{"evaluation_diverged": [0, 0]}],
+        "alignment": [{"loss": [0.5, 0.5]}],
+        "marvel": [{"diverged": [0, 0], "evaluation_diverged": [0, 3]}],
+    }
+    found = evaluation.diverged(records)
+    assert found == {"behavior": {"training": 7, "evaluation": 0}, "marvel": {"training": 0, "evaluation": 3}}
+    assert evaluation.diverged_lines(found) == [
+        "behavior: 7 episodes of training and 0 of evaluation diverged; no mean holds them",
+        "marvel: 0 episodes of training and 3 of evaluation diverged; no mean holds them",
+    ]

@@ -112,12 +112,14 @@ def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
     assert "cost/20 (met)" in table
 
     results = json.loads((folder / "results.json").read_text())
+    assert results["diverged_episodes"] == {}
     for row in ("bc", "iql"):
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         records = [record for record in records if record["stage"] == row]
         assert [record["updates"] for record in records] == [2, 4]
         assert results["methods"][row]["return"][-1] == records[-1]["return"]
         assert len(records[-1]["return"]) == 2
+        assert records[-1]["evaluation_diverged"] == [0, 0]
         last = results["methods"][row]["last"]
         assert list(last["limits"]) == ["10", "20", "40"]  # the task's own, where --safe names none
         assert len(last["normalized_return"]) == len(last["limits"]["20"]["within_limit"]) == 2

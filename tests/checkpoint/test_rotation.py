@@ -75,13 +75,27 @@ def test_what_would_lose_the_latest_is_refused(tmp_path):
     for step in (1, 2):
         with pytest.raises(CheckpointError, match=f"holds step 2, expected none from {step} on"):
             checkpoints.save(step, {"x": np.zeros(2)})
-    with pytest.raises(CheckpointError, match="metric is nan, expected a finite number or None"):
+    with pytest.raises(CheckpointError, match="metric is 'nan', expected a finite number or None"):
         checkpoints.save(3, {"x": np.zeros(2)}, metric=float("nan"))
     with pytest.raises(NonFiniteStateError, match=r"000000000003: x has 1 of 2 values that are not finite"):
         checkpoints.save(3, {"x": np.array([0.0, np.nan])})
     with pytest.raises(ValueError, match="keep_best is -1"):
         Checkpoints(tmp_path, keep_best=-1)
     assert checkpoints.steps() == [1, 2]
+    unbounded = {"x": np.array([0.0, np.inf])}
+    lenient = Checkpoints(tmp_path / "run", allow_non_finite=True)
+    lenient.save(3, unbounded)
+    assert lenient.latest(unbounded)[1]["x"].tolist() == [0.0, np.inf]
+
+
+@pytest.mark.parametrize("step", [-1, 10**12])
+def test_a_step_that_could_not_be_listed_is_refused(tmp_path, step):
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=rf"run: step is {step}, expected one from 0 to 999999999999"):
+        checkpoints.save(step, {"x": np.zeros(2)})
+    assert not (tmp_path / "run").exists()
+    checkpoints.save(10**12 - 1, {"x": np.zeros(2)})
+    assert checkpoints.steps() == [10**12 - 1]
 
 
 def test_left_overs_go_before_the_next_save(tmp_path):
@@ -90,6 +104,18 @@ def test_left_overs_go_before_the_next_save(tmp_path):
     (checkpoints.path(7) / ("arrays-" + "0" * 32)).mkdir(parents=True)
     checkpoints.save(8, {"x": np.zeros(2)})
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["000000000002", "000000000008"]
+
+
+def test_left_overs_go_even_where_the_next_save_fails_for_want_of_space(tmp_path, monkeypatch):
+    def full(directory, content):
+        raise CheckpointError("disk full")
+
+    checkpoints = filled(tmp_path / "run", [1.0])
+    (tmp_path / "run" / ".trash" / "000000000009-half").mkdir(parents=True)
+    monkeypatch.setattr("safejax.checkpoint.rotation.write", full)
+    with pytest.raises(CheckpointError, match="disk full; the last whole step is 1"):
+        checkpoints.save(2, {"x": np.zeros(2)})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["000000000001"]
 
 
 def test_two_writers_are_one_too_many(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import Config, assert_same, make_state
 
-from safejax.checkpoint import CheckpointError, NonFiniteStateError, metadata, restore, save
+from safejax.checkpoint import CheckpointError, Checkpoints, NonFiniteStateError, metadata, restore, save
 from safejax.data import make_replay
 from safejax.types import TrainState, Transition
 
@@ -205,6 +205,40 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(CheckpointError, match=r"two leaves are called 'a\.b'; rename"):
         save(tmp_path / "run", {"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"),
+    [
+        (np.arange(3, dtype=">f4"), "array of >f4, expected this machine's byte order; convert it by astype"),
+        (np.array([1, None]), "array of object, expected numbers or booleans; put settings into config"),
+        (np.array(["a"]), "array of <U1, expected numbers or booleans; put settings into config"),
+    ],
+)
+def test_an_array_that_would_not_come_back_is_refused_by_name(tmp_path, leaf, words):
+    with pytest.raises(CheckpointError) as caught:
+        save(tmp_path / "run", {"actor": {"x": leaf}, "y": np.zeros(2)})
+    assert str(caught.value).startswith(f"{tmp_path / 'run'}: actor.x is an {words}")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("metric", [np.zeros(2), np.ones(1), [1.0], "a", 1j, float("inf")])
+def test_a_metric_is_one_finite_number(tmp_path, metric):
+    for into in (lambda: save(tmp_path, {}, metric=metric), lambda: Checkpoints(tmp_path).save(1, {}, metric=metric)):
+        with pytest.raises(CheckpointError, match=r"metric is '.*', expected a finite number or None") as caught:
+            into()
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_without_files_is_none(tmp_path, monkeypatch):
+    save(tmp_path / "run", {"x": np.zeros(2)})
+    monkeypatch.setattr("safejax.checkpoint.arrays.write_arrays", lambda folder, arrays: folder.mkdir())
+    save(tmp_path / "empty", {"x": np.zeros((0, 2))})
+    with pytest.raises(CheckpointError, match=r"run: no files were written; what was saved before is intact"):
+        save(tmp_path / "run", {"x": np.ones(2)})
+    assert_same(restore(tmp_path / "run", {"x": np.zeros(2)}), {"x": np.zeros(2)})
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):

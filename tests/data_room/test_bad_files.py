@@ -10,6 +10,7 @@ import pytest
 import spoiled_files
 
 from safejax.data import DatasetError, read
+from safejax.data.notes import successor_mismatch
 
 
 @pytest.mark.parametrize("case", bad_files.REFUSED, ids=lambda case: case.name)
@@ -46,6 +47,16 @@ def test_only_next_observations_that_are_not_next_warn(tmp_path):
     others = data_files.columns(seed=1)["next_observations"]
     with pytest.warns(UserWarning, match=r"car\.hdf5: next_observations are not .* on 100\.0% of the rows inside"):
         read(data_files.flat(next_observations=others)(tmp_path))
+
+
+def test_a_row_counts_as_not_next_where_any_part_is_not():
+    rows = np.arange(7.0)[:, None]
+    held = {"observations": {"a": rows, "b": rows}, "next_observations": {"a": rows + 1, "b": rows + 1}}
+    flags = {"terminals": np.arange(7) == 2, "timeouts": np.arange(7) == 5}  # rows 0, 1, 3 and 4 are inside
+    assert successor_mismatch({**held, **flags}) == ""
+    held["next_observations"]["a"][[0, 1]] += 1
+    held["next_observations"]["b"][[1, 3]] += 1
+    assert "on 75.0% of the rows inside" in successor_mismatch({**held, **flags})
 
 
 def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):

@@ -17,6 +17,7 @@ from safejax.data.download import download as fetch
 CONTENT = np.random.default_rng(0).bytes(7000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 STEP = 1000  # bytes after which /cuts hangs up
+NEW = ("ETag", '"new"')
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -25,6 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, self.headers.get("Range")))
+        server.conditions.append(self.headers.get("If-Range"))
         first = int((self.headers.get("Range") or "bytes=0-")[6:-1])
         if self.path == "/missing":
             self.send_error(404)
@@ -42,6 +44,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(CONTENT[::-1], first, STEP)
         elif self.path == "/short":
             self.answer(CONTENT[:-1])
+        elif self.path.startswith("/versions"):  # cut until the file changes
+            heeded = self.path == "/versions" and self.headers.get("If-Range") != server.version[1]
+            count = None if server.version is NEW else STEP
+            self.answer(server.content, 0 if heeded else first, count, about=server.version)
         elif self.path == "/whole":  # knows no ranges
             self.answer(CONTENT)
         elif first >= len(CONTENT):
@@ -51,8 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(CONTENT, first, STEP if self.path == "/cuts" else len(CONTENT))
 
-    def answer(self, content, first=0, count=None, kind="application/octet-stream"):
+    def answer(self, content, first=0, count=None, kind="application/octet-stream", about=None):
         self.send_response(206 if first else 200)
+        if about:
+            self.send_header(*about)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content) - first))
         if first:
@@ -67,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.requests, server.released = [], threading.Event()
+        server.requests, server.conditions, server.released = [], [], threading.Event()
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -104,6 +112,28 @@ def test_a_cut_download_goes_on_where_it_was_cut(server, tmp_path):
     assert parts(tmp_path) == [CONTENT[:5000]]
     assert fetch(*arguments, sha256=SHA256).read_bytes() == CONTENT
     assert [asked for _, asked in server.requests] == [None, *(f"bytes={first}-" for first in range(1000, 7000, 1000))]
+
+
+@pytest.mark.parametrize("path", ["/versions", "/versions-unheeded"])
+@pytest.mark.parametrize("old", [("ETag", '"old"'), ("Last-Modified", "Sat, 01 Aug 2026 10:00:00 GMT")])
+def test_a_file_that_changed_between_two_calls_is_begun_anew(server, tmp_path, path, old):
+    server.content, server.version = CONTENT, old
+    arguments = ([server.url + path], tmp_path / "a.hdf5")
+    with pytest.raises(DatasetError, match="cut after 5,000 of 7,000 bytes"):
+        fetch(*arguments)
+    assert server.conditions == [None, *[old[1]] * 4]
+    assert parts(tmp_path) == [CONTENT[:5000]]
+    server.content, server.version = CONTENT[::-1], NEW
+    assert fetch(*arguments).read_bytes() == CONTENT[::-1]
+    assert server.conditions[5:] == ([old[1]] if path == "/versions" else [old[1], None])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".a.hdf5.lock", ".a.hdf5.sha256", "a.hdf5"]
+
+
+def test_a_weak_tag_is_no_condition(server, tmp_path):
+    server.content, server.version = CONTENT, ("ETag", 'W/"old"')  # equal of files that differ a little
+    with pytest.raises(DatasetError, match="cut after 5,000 of 7,000 bytes"):
+        fetch([server.url + "/versions-unheeded"], tmp_path / "a.hdf5")
+    assert server.conditions == [None] * 5
 
 
 @pytest.mark.parametrize(("path", "asked"), [("/good", "bytes=3000-"), ("/whole", "bytes=3000-")])
@@ -189,8 +219,40 @@ def test_locate_asks_path_then_file_then_cache_then_network(server, tmp_path, mo
     assert len(server.requests) == 1
     assert loading.locate("Public", cache=tmp_path / "elsewhere") == tmp_path / "elsewhere" / "public.hdf5"
     cached.write_bytes(CONTENT[:-1])
-    with pytest.raises(DatasetError, match=r"6,999 bytes, expected 7,000; delete it"):
+    with pytest.raises(DatasetError, match=r"6,999 bytes, expected 7,000; delete the file"):
         loading.locate("Public")
+
+
+@pytest.mark.parametrize("published", [SHA256, None])
+def test_a_cached_file_that_changed_is_refused(server, tmp_path, monkeypatch, published):
+    entry = catalog.Entry("Public", "public.hdf5", (server.url + "/good",), None, published)
+    monkeypatch.setattr(catalog, "find", lambda name: entry)
+    cached = loading.locate("Public", cache=tmp_path)
+    assert visible(tmp_path) == ["public.hdf5"]
+    assert loading.locate("Public", cache=tmp_path) == cached
+    changed = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    cached.write_bytes(changed)
+    with pytest.raises(DatasetError) as raised:
+        loading.locate("Public", cache=tmp_path)
+    found = hashlib.sha256(changed).hexdigest()
+    origin = "" if published else " as it was downloaded"
+    fault = f"SHA-256 {found[:12]}..., expected {SHA256[:12]}...{origin}"
+    assert (
+        str(raised.value) == f"{cached}: {fault}; delete the file, and it is downloaded again, or give path= of a copy"
+    )
+    assert cached.read_bytes() == changed
+    cached.unlink()
+    assert loading.locate("Public", cache=tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("noted", [None, "", "cut"])
+def test_a_cached_file_of_which_no_sum_is_known_is_taken(tmp_path, monkeypatch, noted):
+    monkeypatch.setattr(catalog, "find", lambda name: catalog.Entry("Public", "public.hdf5", (), None, None))
+    (tmp_path / "public.hdf5").write_bytes(CONTENT)
+    if noted is not None:
+        (tmp_path / ".public.hdf5.sha256").write_text(noted)
+    assert loading.locate("Public", cache=tmp_path).read_bytes() == CONTENT
 
 
 def test_load_reads_what_fits_into_memory(tmp_path, monkeypatch):

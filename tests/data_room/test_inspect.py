@@ -1,5 +1,6 @@
 """`python -m safejax.data.inspect`: what it prints, what it answers about a bad file, and that it stays offline."""
 
+import io
 import os
 import socket
 import subprocess
@@ -45,6 +46,28 @@ def test_what_is_printed(tmp_path, capsys, offline):
     assert "  task: car\\x1b[31m" in lines
     assert "  unfinished tail of 1 rows is kept as a truncated episode." in lines
     assert max(map(len, lines)) < 180
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, monkeypatch, capfd):
+    path = data_files.flat()(tmp_path)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as stdout, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        assert inspect.main([str(path)]) == 0
+        stdout.flush()
+    assert capfd.readouterr().err == ""
+
+
+def test_what_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
+    path = data_files.flat()(tmp_path)
+    with h5py.File(path, "a") as file:
+        file.attrs["author"] = "Jos\u00e9"
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        assert inspect.main([str(path)]) == 0
+    assert b"\n  author: Jos\\xe9\n" in stdout.buffer.getvalue()
 
 
 def test_minari_and_pictures(tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Every format, laid out as its makers do: what ends an episode, what follows a row, what the last row is."""
 
+import json
 import subprocess
 import sys
+import warnings
 
 import h5py
 import jax
@@ -11,7 +13,7 @@ from data_files import columns, minari, minari_episodes, npz, ogbench_columns, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safejax.data import from_arrays, read, read_dsrl
+from safejax.data import DatasetError, from_arrays, read, read_dsrl
 
 
 def same(left, right):
@@ -118,6 +120,20 @@ def test_minari_episodes_come_in_the_order_of_their_numbers(tmp_path):
         file.move("episode_0", "episode_10")
         file.move("episode_1", "episode_9")
     assert read(path)[0].episode_length.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["total_episodes", "total_steps"])
+def test_minari_with_fewer_episodes_than_its_metadata_say_is_refused(tmp_path, name):
+    totals = {"total_episodes": 2, "total_steps": 5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(minari(metadata=json.dumps(totals))(tmp_path / "whole"))
+    path = minari(metadata=json.dumps({name: totals[name]}))(tmp_path)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1"]
+    found = {"total_episodes": "1 episodes, expected 2", "total_steps": "3 steps, expected 5"}[name]
+    with pytest.raises(DatasetError, match=rf"{found} as metadata\.json says\. Copy or download it again\."):
+        read(path)
 
 
 def test_ogbench(tmp_path):

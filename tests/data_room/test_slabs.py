@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -114,3 +116,52 @@ def test_damage_is_refused_in_one_line(tmp_path):
         open_slabs(directory, slab_rows=40)
     with pytest.raises(DatasetError, match="no such file; expected a directory of write_slabs"):
         open_slabs(tmp_path / "gone", slab_rows=40)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: change(d, attributes=None), "slabs.json has no attributes"),
+        (lambda d: change(d, crc32=3), "slabs.json has no crc32"),
+        (lambda d: (d / slabs._INDEX).write_text("[]"), "damaged ("),
+        (lambda d: (d / slabs._INDEX).write_bytes(b"\xff"), "damaged ("),
+        (lambda d: change(d, crc32={}), "columns are none"),
+        (lambda d: change(d, crc32={"reward": 1}), "columns are reward"),
+        (lambda d: (d / "cost.npy").write_bytes(b""), "damaged (No data left in file"),
+        (lambda d: np.save(d / "cost.npy", np.float32(1)), "cost is float32[]"),
+        (lambda d: np.save(d / "cost.npy", np.zeros((9, 1))), "cost is float64[9, 1]"),
+        (lambda d: np.save(d / "cost.npy", np.zeros(9, "U3")), "cost: dtype U3, expected a real number"),
+        (lambda d: np.save(d / "cost.npy", np.zeros(8)), "cost has 8 rows, observation 9."),
+        (lambda d: np.save(d / "observation.npy", np.zeros(9)), "observation is float64[9]"),
+        (
+            lambda d: np.save(d / "next_observation.npy", np.zeros((9, 3), np.float32)),
+            "next_observation is float32[9, 3], observation float32[9, 2]",
+        ),
+        (lambda d: [np.save(p, np.load(p)[:0]) for p in d.glob("*.npy")], "no rows"),
+        (
+            lambda d: rename(d, "next_observation", "next_observation.state"),
+            "next_observation.state beside observation",
+        ),
+    ],
+)
+def test_opening_refuses_what_reading_would_trip_over(tmp_path, damage, words):
+    directory = written(tmp_path, (9,))
+    damage(directory)
+    with pytest.raises(DatasetError) as raised:
+        open_slabs(directory, slab_rows=40)
+    assert str(raised.value).startswith(f"{directory}: damaged (")
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def change(directory, **values):
+    """Give entries of the index other values, or take them out by None."""
+    index = json.loads((directory / slabs._INDEX).read_text()) | values
+    text = json.dumps({key: value for key, value in index.items() if value is not None})
+    (directory / slabs._INDEX).write_text(text)
+
+
+def rename(directory, old, new):
+    (directory / f"{old}.npy").rename(directory / f"{new}.npy")
+    sums = json.loads((directory / slabs._INDEX).read_text())["crc32"]
+    change(directory, crc32={new if name == old else name: value for name, value in sums.items()})

@@ -1,6 +1,7 @@
 """Updates that are not finite: skipped alone, counted, named; and a run that has too many of them."""
 
 import functools
+from typing import NamedTuple
 
 import chex
 import jax
@@ -15,7 +16,7 @@ from safejax import checkpoint
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.runs import Run
 from safejax.training import finite_means, guard, skip_non_finite, train_offline
-from safejax.types import Algorithm, BatchSpec, Transition, bind
+from safejax.types import Algorithm, BatchSpec, TrainState, Transition, bind
 
 KEY = jax.random.key(0)
 OPTIMIZER = adam(0.1)
@@ -83,6 +84,66 @@ def test_a_loss_or_a_gradient_that_is_not_finite_leaves_all_but_the_step(fault, 
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lost)) or fault == {"reward": 1e30}
 
 
+class Searching(NamedTuple):
+    step: jax.Array
+    actor: TrainState
+    lowest: jax.Array  # of the losses so far; infinity before the first
+
+
+def searching(counted_from=0):
+    """Moves a weight along the mean reward, whose size is that of the gradient; losses count from `counted_from` on."""
+
+    def init(key, example, *, config, networks):
+        return Searching(jnp.zeros((), jnp.int32), train_state(jnp.ones(3), OPTIMIZER), jnp.float32(jnp.inf))
+
+    def update(state, batch, key, *, config, networks):
+        def loss(params):
+            value = jnp.mean(params) * jnp.mean(batch.reward)
+            return value, {"loss": value}
+
+        actor, metrics = gradient_step(loss, state.actor, OPTIMIZER)
+        counted = jnp.where(jnp.max(batch.cost) > 1, jnp.inf, jnp.minimum(state.lowest, metrics["loss"]))
+        lowest = jnp.where(state.step >= counted_from, counted, state.lowest)
+        return Searching(state.step + 1, actor, lowest), metrics
+
+    return bind(config=None, networks=None, batch=BatchSpec.uniform(), init=init, update=update, act=init)
+
+
+def test_a_second_moment_that_overflows_is_skipped():
+    """The parameters and the loss stay finite, and would for ever stay as they are."""
+    algorithm = searching()
+    plain, guarded = jax.jit(algorithm.update), jax.jit(skip_non_finite(algorithm).update)
+    state, _ = plain(algorithm.init(KEY, None), batch(2.0), KEY)
+    lost, metrics = plain(state, batch(1e25), KEY)
+    assert jnp.isfinite(metrics["loss"])
+    chex.assert_tree_all_finite(lost.actor.params)
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lost.actor.opt_state))
+    after, metrics = guarded(state, batch(1e25), KEY)
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal(after, state._replace(step=state.step + 1))
+
+
+def test_infinity_by_intention_goes_on_and_no_other():
+    algorithm = searching(counted_from=2)
+    plain, guarded = (jax.jit(jax.vmap(one.update, (0, 0, None))) for one in (algorithm, skip_non_finite(algorithm)))
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), algorithm.init(KEY, None))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), batch(1.0), batch(2.0))
+    for lowest_is_finite in (False, False, True, True):
+        expected, _ = plain(state, both, KEY)
+        state, metrics = guarded(state, both, KEY)
+        chex.assert_trees_all_equal(state, expected)
+        assert metrics["skipped"].tolist() == [0, 0]
+        assert jnp.isfinite(state.lowest).all() == lowest_is_finite
+    state = state._replace(lowest=state.lowest.at[0].set(jnp.inf))  # of this learner, infinity from before
+    for fault, skipped in (({"reward": np.nan}, [0, 1]), ({"cost": 2.0}, [0, 1])):
+        spoiled = jax.tree.map(lambda *leaves: jnp.stack(leaves), batch(1.0), batch(**fault))
+        after, metrics = guarded(state, spoiled, KEY)
+        assert metrics["skipped"].tolist() == skipped
+        learner = functools.partial(jax.tree.map, lambda leaf: leaf[1])
+        chex.assert_trees_all_equal(learner(after), learner(state)._replace(step=state.step[1] + 1))
+        assert jnp.isfinite(after.lowest).all()
+
+
 def test_every_learner_under_vmap_skips_by_itself():
     algorithm, _, guarded = updates()
     states = jax.vmap(algorithm.init, in_axes=(0, None))(jax.random.split(KEY, 3), None)
@@ -139,9 +200,9 @@ def test_past_the_limit_the_first_metric_and_its_update_are_named(skips, name, u
     assert str(caught.value) == expected
 
 
-def test_a_gradient_alone_is_told_from_a_metric():
+def test_a_state_alone_is_told_from_a_metric():
     metrics = {"loss": np.ones(3), "skipped": np.ones(3)}
-    with pytest.raises(FloatingPointError, match=r"^3 of 3 updates skipped, limit 0: 'parameters' .* at update 1$"):
+    with pytest.raises(FloatingPointError, match=r"^3 of 3 updates skipped, limit 0: 'state' .* at update 1$"):
         finite_means(metrics, limit=0)
     with pytest.raises(FloatingPointError, match=r"^3 of 3 updates skipped, limit 1: "):  # never more than half
         finite_means(metrics, limit=3)

@@ -51,6 +51,7 @@ def contents(file: h5py.File, path: Path, max_bytes: int) -> Contents:
     episodes = {name: _find(file, name, faults) for name in names}
     if metadata.get("jpeg_encoding") and any("dtype object" in fault for fault in faults):
         faults.append("Pictures are stored as JPEG, which is not read; record with jpeg_encoding=False.")
+    faults += [] if faults else _incomplete(metadata, episodes)
     faults[:0] = needed(sum(hdf5.byte_count(items.values()) for items in episodes.values()), max_bytes)
     parts = [] if faults else [_columns(name, items, faults) for name, items in episodes.items()]
     parts = [part for part in parts if len(part["rewards"])]
@@ -80,6 +81,16 @@ def _find(file: h5py.File, name: str, faults: list[str]) -> dict[str, hdf5.Item]
     if infos is not None and "cost" in infos:
         found["costs"] = hdf5.find(infos, "cost", faults)
     return found
+
+
+def _incomplete(metadata: dict[str, Any], episodes: dict[str, dict[str, hdf5.Item]]) -> list[str]:
+    """The fault of a file that was cut off between episodes, or that is not the one its metadata belong to."""
+    held = {"episodes": len(episodes), "steps": sum(len(items["rewards"]) for items in episodes.values())}
+    for what, count in held.items():
+        said = metadata.get(f"total_{what}")
+        if isinstance(said, int | float) and said != count:
+            return [f"{count} {what}, expected {said} as {METADATA_FILE} says. Copy or download it again."]
+    return []
 
 
 def _columns(name: str, items: dict[str, hdf5.Item], faults: list[str]) -> Columns:
