@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from safejax import checkpoint
+import presets
+
+from safejax import checkpoint, envs
 from safejax.algorithms import bc, fosp, iql, pex, safe_dreamer
 from safejax.algorithms.safety import SafetyConfig
 from safejax.multipliers import MultiplierConfig
@@ -35,6 +37,8 @@ def look(cameras: tuple[str, ...]) -> Look:
         return Look(("vision", "vision_back"), 64, 4, 25.0, "tiny")
     return Look(("top",), 32, 1, 20.0, "mini")
 
+
+GOAL_RETURN = 30.0  # of the best episode of PointGoal1's data set
 
 Numbers = tuple[tuple[str, Any], ...]
 
@@ -178,7 +182,7 @@ def _world_model(label: str, module: Any, budget: Budget, env: Env, **numbers: A
     networks = module.default_networks(env.action_size, budget.hidden_sizes, size=budget.size, dtype=budget.dtype)
     default = module.Config(length=budget.length, horizon=budget.horizon)
     known = {name: value for name, value in budget.numbers if hasattr(default, name)}
-    config = replace(default, **known, **numbers)
+    config = replace(default, **known, **numbers, reward_scale=reward_scale(env.name))
     online = module.make(config, networks)
     offline = fosp.make_offline(config, networks) if module is fosp else online
     counts = budget.offline_updates, budget.batch_size, budget.steps_per_update
@@ -194,6 +198,12 @@ def _fosp(budget: Budget, env: Env, limit: float) -> Row:
 def _safe_dreamer(budget: Budget, env: Env, limit: float) -> Row:
     del limit  # its own is 2 on the cost return of imagined states
     return _world_model("SafeDreamer", safe_dreamer, budget, env, offline_fraction=fosp.Config().offline_fraction)
+
+
+def reward_scale(task: str) -> float:
+    """Where the best episode of the task's data set earns what PointGoal1's does, on which FOSP weighs costs."""
+    reference = envs.task(task).reference if task in envs.names() else None
+    return 1.0 if reference is None else float(f"{GOAL_RETURN / reference.return_max:.3g}")
 
 
 def _pixel_row(label: str, budget: Budget, config: Any, offline: Algorithm, online: Any, fields: Any) -> Row:
@@ -213,9 +223,11 @@ def _pex(budget: Budget, env: Env, limit: float) -> Row:
     encoder = PixelEncoder(budget.channels)
     multiplier = MultiplierConfig(kind="pid", proportional_gain=5e-3, integral_gain=3e-4, derivative_gain=5e-3)
     safety = SafetyConfig(cost_limit=limit, episode_length=env.episode_length)
-    offline = iql.Config(discount_factor=0.97, expectile=0.7, safety=safety)
+    scale = presets.reward_scale(envs.task(env.name)) if env.name in envs.names() else 1.0
+    numbers: Any = {"discount_factor": 0.97, "expectile": 0.7, "reward_scale": scale}
+    offline = iql.Config(**numbers, safety=safety)
     before = iql.default_networks(env.action_size, budget.hidden_sizes, encoder=encoder)
-    config = pex.Config(discount_factor=0.97, expectile=0.7, safety=replace(safety, multiplier=multiplier))
+    config = pex.Config(**numbers, safety=replace(safety, multiplier=multiplier))
     networks = pex.default_networks(env.action_size, budget.hidden_sizes, encoder=encoder)
     fields = {
         "frozen": "actor.params",

@@ -38,7 +38,7 @@ from safejax.algorithms import critics, feasibility, feasible_policy, imaginatio
 from safejax.algorithms.feasible_policy import Judged
 from safejax.algorithms.imagination import Scale, Targets
 from safejax.algorithms.latent_values import Values
-from safejax.algorithms.world_models import initial_carry, learn_model, optimizer, perceive, remembered, windows
+from safejax.algorithms.world_models import initial_carry, learn_model, optimizer, perceive, remembered, scaled, windows
 from safejax.constraints import AugmentedLagrangianState
 from safejax.gradients import adam, gradient_step, train_state
 from safejax.losses.model import BINS
@@ -156,6 +156,7 @@ def update(
     state: State, batch: Transition, key: Key, *, online: bool, config: Config, networks: Networks
 ) -> tuple[State, Metrics]:
     """One step of everything but the other phase's actor, on windows [B, T]."""
+    batch = scaled(batch, config)
     model_key, dream_key = jax.random.split(key)
     model, seen, metrics = learn_model(state.model, batch, model_key, config=config, networks=networks)
     start = imagination.starts(seen.state)

@@ -28,6 +28,7 @@ from safejax.algorithms.world_models import (
     optimizer,
     perceive,
     remembered,
+    scaled,
     windows,
 )
 from safejax.constraints import AugmentedLagrangianState, augmented_penalty
@@ -129,6 +130,7 @@ class Judged(NamedTuple):
 
 def update(state: State, batch: Transition, key: Key, *, config: Config, networks: Networks) -> tuple[State, Metrics]:
     """One step of model, actor, critics and multiplier on windows [B, T]."""
+    batch = scaled(batch, config)
     model_key, dream_key = jax.random.split(key)
     model, seen, model_metrics = learn_model(state.model, batch, model_key, config=config, networks=networks)
     start = imagination.starts(seen.state)

@@ -36,6 +36,7 @@ class Config:
     length: int = 64  # T, rows of a window
     offline_fraction: float = 0.0  # of the windows that online batches hold
     horizon: int = 15  # imagined steps
+    reward_scale: float = 1.0  # multiplies every reward; FOSP's choice weighs costs against rewards of 20 an episode
     discount_factor: float = 1 - 1 / 333
     trace_decay: float = 0.95  # lambda of the returns
     free_nats: float = 1.0
@@ -62,6 +63,7 @@ def check(config: Config) -> None:
     check_range("horizon", config.horizon, 1)
     check_range("discount_factor", config.discount_factor, 0.0, 1.0)
     check_range("trace_decay", config.trace_decay, 0.0, 1.0)
+    check_range("reward_scale", config.reward_scale, 0.0, open_low=True)
     check_range("target_update_rate", config.target_update_rate, 0.0, 1.0)
     check_range("scale_decay", config.scale_decay, 0.0, 1.0)
     check_range("model_learning_rate", config.model_learning_rate, 0.0, open_low=True)
@@ -73,6 +75,11 @@ def check(config: Config) -> None:
 def windows(config: Config, offline_fraction: float) -> BatchSpec:
     """What these methods eat; a window's next rows are its successors."""
     return BatchSpec.sequence(config.length, offline_fraction, successors=False)
+
+
+def scaled(batch: Transition, config: Config) -> Transition:
+    """The batch with the rewards that model, values and policy know."""
+    return batch._replace(reward=config.reward_scale * batch.reward)
 
 
 def constraint(config: Config) -> Multiplier:

@@ -249,8 +249,8 @@ def test_values_take_the_upper_side_of_rewards_and_the_lower_side_of_costs():
 
 def test_phases_declare_their_windows():
     networks = fosp.default_networks(2, (8,), size="tiny")
-    assert fosp.make_offline(networks=networks).batch == ("sequence", 0.0, 64)
-    assert fosp.make_finetuning(fosp.Config(length=5), networks).batch == ("sequence", 0.5, 5)
+    assert fosp.make_offline(networks=networks).batch == ("sequence", 0.0, 64, False)
+    assert fosp.make_finetuning(fosp.Config(length=5), networks).batch == ("sequence", 0.5, 5, False)
 
 
 @pytest.mark.slow
