@@ -182,9 +182,15 @@ OTHER_FORMS = {
     *("diffusion_ql", "diffcps", "diffcps_safe", "cpq", "pex", "pex_alignment"),
     *("safe_dreamer", "fosp_finetuning"),
 }
-costly = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OTHER_FORMS else name for name in CASES]
-)
+
+
+def names_without(slow):
+    """All cases, of which some are slow ones."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in CASES]
+    return pytest.mark.parametrize("name", marked)
+
+
+costly = names_without(OTHER_FORMS)
 
 
 def test_every_method_of_the_table_has_a_case():
@@ -215,7 +221,7 @@ def test_one_trace_serves_every_step(name):
     assert update._cache_size() == programs
 
 
-@costly
+@names_without(OTHER_FORMS | {"fosp_offline"})
 def test_jit_equals_no_jit(name):
     case, algorithm, example, init, update = prepared(name)
     state = init(jax.random.key(0), example)
