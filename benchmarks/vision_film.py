@@ -25,6 +25,7 @@ from safejax.types import Array, Env, Key
 
 HORIZON = 15  # steps that are imagined at a stretch
 TITLES = ("seen", "reconstructed", "imagined")
+DOTS = 80  # per inch
 
 
 class Dreamt(NamedTuple):
@@ -75,14 +76,14 @@ def dream(row: Row, env: Env, state: Any, key: Key) -> Dreamt:
     return Dreamt(np.stack([np.asarray(pixels), *decoded]), np.asarray(probability), np.asarray(rows.cost[0]))
 
 
-def write(path: str | os.PathLike, row: Row, env: Env, state: Any, seed: int, frame_count: int = 60) -> None:
+def write(path: str | os.PathLike, row: Row, env: Env, state: Any, seed: int, frame_count: int = 50) -> None:
     """Write the first of `env`'s episodes as a GIF of 10 pictures a second, at some of its steps."""
     found = dream(row, env, state, jax.random.key(seed))
     shown = np.arange(min(frame_count, len(found.costs)))
     first = [_beside(each[0]) for each in found.pictures]
     height, width = first[0].shape[:2]
-    figure = Figure(figsize=(6.0, 2.0 * height / width * (2 if width > height else 1) + 1.3), dpi=80)
-    grid = figure.add_gridspec(2, 3, height_ratios=(2.2, 1), left=0.07, right=0.98, top=0.92, bottom=0.14, wspace=0.06)
+    figure = Figure(figsize=(4.2, 1.3 * height / width + 1.1), dpi=DOTS)
+    grid = figure.add_gridspec(2, 3, height_ratios=(2.2, 1), left=0.1, right=0.98, top=0.9, bottom=0.17, wspace=0.06)
     images = []
     for place, (title, picture) in enumerate(zip(TITLES, first, strict=True)):
         axes = figure.add_subplot(grid[0, place], xticks=[], yticks=[])
@@ -96,7 +97,7 @@ def write(path: str | os.PathLike, row: Row, env: Env, state: Any, seed: int, fr
     below.vlines(costly, 0, 1.05, color=COSTLY, linewidth=0.8, alpha=0.5)
     (line,) = below.plot([], [], color=SAFE, linewidth=1.2)
     writer = PillowWriter(fps=10)
-    with writer.saving(figure, os.fspath(path), dpi=80):
+    with writer.saving(figure, os.fspath(path), dpi=DOTS):
         for step in shown:
             for image, pictures in zip(images, found.pictures, strict=True):
                 image.set_data(_beside(pictures[step]))

@@ -61,9 +61,8 @@ class Job:
     @functools.cached_property
     def replay(self) -> Any:
         """Room for every step of the online phase."""
-        return training.replay_for(
-            self.online.batch, CHUNKS * self.iterations * self.iteration_steps, self.budget.env_count
-        )
+        steps = (CHUNKS * self.iterations + self.warmup_iterations) * self.iteration_steps
+        return training.replay_for(self.online.batch, steps, self.budget.env_count)
 
     @property
     def online(self) -> Algorithm:
@@ -81,26 +80,38 @@ class Job:
         numbers = {"step_count": self.chunk_updates, "batch_size": self.row.batch_size}
         return jax.jit(functools.partial(training.train_offline, guarded, **numbers), donate_argnums=0)
 
+    @property
+    def warmup_iterations(self) -> int:
+        """Before the first update: as many steps as a window holds, and half as many again to choose from."""
+        return -(-3 * self.online.batch.length // (2 * self.budget.rollout_length))
+
+    @functools.cached_property
+    def warm_up(self) -> Any:
+        """(state, key, dataset) -> (state, no metrics, episodes), what goes before the first chunk."""
+        return self._online_loop(self.warmup_iterations, 0)
+
     @functools.cached_property
     def finetune(self) -> Any:
         """(state, key, dataset) -> (state, metrics of all updates, episodes), a chunk of the online phase."""
+        return self._online_loop(self.iterations, self.iteration_updates)
 
-        def chunk(state: Any, key: Key, dataset: Dataset) -> Any:
+    def _online_loop(self, iterations: int, updates: int) -> Any:
+        def loop(state: Any, key: Key, dataset: Dataset) -> Any:
             state, (metrics, episodes) = training.train_online(
                 training.skip_non_finite(self.online),
                 self.env,
                 state,
                 key,
-                iteration_count=self.iterations,
+                iteration_count=iterations,
                 rollout_length=self.budget.rollout_length,
-                updates_per_iteration=self.iteration_updates,
+                updates_per_iteration=updates,
                 batch_size=self.row.batch_size,
                 replay=self.replay,
                 dataset=dataset,
             )
             return state, jax.tree.map(jnp.ravel, metrics), episodes
 
-        return jax.jit(chunk, donate_argnums=0)
+        return jax.jit(loop, donate_argnums=0)
 
     @functools.cached_property
     def play(self) -> dict[str, Any]:
@@ -146,11 +157,15 @@ def _finetune(job: Job, seed: int, key: Key, pretrained: Any, dataset: Dataset) 
         return training.init_online(job.online, env, learner, key, env_count=job.budget.env_count, replay=job.replay)
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
+        before = 0.0
+        if index == 0:
+            state, _, episodes = job.warm_up(state, key, dataset)
+            before = np.where(episodes.finished, episodes.episode_cost, 0.0).sum()
         state, metrics, episodes = job.finetune(state, key, dataset)
         updates = job.iterations * job.iteration_updates
         record = {
-            "env_steps": (index + 1) * job.iterations * job.iteration_steps,
-            "finished_cost": np.where(episodes.finished, episodes.episode_cost, 0.0).sum(),
+            "env_steps": ((index + 1) * job.iterations + job.warmup_iterations) * job.iteration_steps,
+            "finished_cost": before + np.where(episodes.finished, episodes.episode_cost, 0.0).sum(),
             "unfinished_cost": jnp.sum(state.actors.episode.episode_cost),
             "diverged": episodes.diverged.sum(),
             **training.finite_means(metrics, first_update=index * updates),

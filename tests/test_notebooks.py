@@ -24,6 +24,7 @@ FEWER = {
     },
     "03_offline_methods": {"UPDATES = 3000": "UPDATES = 20", "step_count=20_000": "step_count=5_000"},
     "04_worlds_and_pixels": {"COUNT, ITERATIONS = 5.0, 16, 400": "COUNT, ITERATIONS = 5.0, 16, 40"},
+    "06_world_model": {"UPDATES, LENGTH, BATCH = 2500": "UPDATES, LENGTH, BATCH = 20"},
 }
 
 # folders of a machine, in sources, outputs or metadata; written in parts, so that this file does not match itself
