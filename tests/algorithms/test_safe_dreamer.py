@@ -16,7 +16,7 @@ from safejax.types import example_transition
 
 def test_one_config_serves_offline_and_online():
     networks = safe_dreamer.default_networks(2, (8,), size="tiny")
-    assert safe_dreamer.make(networks=networks).batch == ("sequence", 0.0, 64)
+    assert safe_dreamer.make(networks=networks).batch == ("sequence", 0.0, 64, False)
     config = safe_dreamer.Config(length=5, offline_fraction=0.5)
     assert safe_dreamer.make(config, networks).batch == ("sequence", 0.5, 5, False)
 
