@@ -119,7 +119,7 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
     state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
 
     @functools.partial(jax.jit, static_argnames="explore")
-    def batched(observation: ArrayTree, key: Array, carry: Carry, explore: bool) -> tuple[Array, Carry]:
+    def batched(state: Any, observation: ArrayTree, key: Array, carry: Carry, explore: bool) -> tuple[Array, Carry]:
         return algorithm.act(state, observation, key, carry, explore=explore)[:2]
 
     def decide(observation: Any, key: Array | None, carry: Carry) -> tuple[Array, Carry]:
@@ -129,7 +129,7 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
         rows = jax.tree.map(lambda leaf: leaf[None], observation) if single else observation
         if carry is None:
             carry = algorithm.initial_carry(state, 1 if single else len(leaf))
-        action, carry = batched(rows, jax.random.key(0) if key is None else key, carry, key is not None)
+        action, carry = batched(state, rows, jax.random.key(0) if key is None else key, carry, key is not None)
         return (action[0] if single else action), carry
 
     def act(observation: Any, key: Array | None = None) -> Array:

@@ -20,7 +20,7 @@ from safejax.envs import probes
 from safejax.losses.model import two_hot
 from safejax.networks.distributions import Normal
 from safejax.training import train_offline
-from safejax.types import TrainState, Transition, example_transition
+from safejax.types import BatchSpec, TrainState, Transition, example_transition
 
 CONFIG = fosp.Config(discount_factor=0.9, horizon=2, cost_limit=1.0)
 
@@ -249,8 +249,8 @@ def test_values_take_the_upper_side_of_rewards_and_the_lower_side_of_costs():
 
 def test_phases_declare_their_windows():
     networks = fosp.default_networks(2, (8,), size="tiny")
-    assert fosp.make_offline(networks=networks).batch == ("sequence", 0.0, 64, False)
-    assert fosp.make_finetuning(fosp.Config(length=5), networks).batch == ("sequence", 0.5, 5, False)
+    assert fosp.make_offline(networks=networks).batch == BatchSpec.sequence(64, successors=False)
+    assert fosp.make_finetuning(fosp.Config(length=5), networks).batch == BatchSpec.sequence(5, 0.5, successors=False)
 
 
 @pytest.mark.slow

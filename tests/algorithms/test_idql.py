@@ -137,7 +137,8 @@ def test_its_halves_learn_as_iql_and_diffusion_cloning_alone():
         chex.assert_trees_all_close(getattr(state, name), getattr(iql_state, name), rtol=1e-5, atol=1e-6)
     for name in ("critic/loss", "value/loss"):
         np.testing.assert_allclose(metrics[name], iql_metrics[name], rtol=1e-5)
-    chex.assert_trees_all_close((state.actor, state.ema_actor), (cloned.actor, cloned.ema_actor), rtol=1e-5, atol=1e-6)
+    # first moments reach 170: what two programs round is some of 1e-7 of that
+    chex.assert_trees_all_close((state.actor, state.ema_actor), (cloned.actor, cloned.ema_actor), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(metrics["actor/loss"], cloned_metrics["actor/loss"], rtol=1e-5)
 
 

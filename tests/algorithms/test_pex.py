@@ -22,7 +22,7 @@ from safejax.algorithms.safety import SafetyConfig, SafetyNetworks
 from safejax.envs import probes
 from safejax.multipliers import MultiplierConfig
 from safejax.networks.distributions import Normal
-from safejax.types import EpisodeStats, Transition
+from safejax.types import BatchSpec, EpisodeStats, Transition
 
 KEY = jax.random.key(0)
 NEW, FIRST, SECOND = 0.75, -0.75, 0.0  # where the new policy acts, and the frozen one's two candidates
@@ -472,5 +472,5 @@ def test_numbers_out_of_range_are_refused_in_one_line(name, value):
 
 
 def test_batches_are_half_offline_and_alignment_is_offline():
-    assert pex.make(networks=networks_of(1)).batch == ("mixed", 0.5, 1)
+    assert pex.make(networks=networks_of(1)).batch == BatchSpec.mixed(0.5)
     assert pex.make_alignment(networks=networks_of(1)).batch.kind == "uniform"

@@ -11,14 +11,14 @@ from safejax.algorithms import safe_dreamer
 from safejax.data.dataset import from_arrays
 from safejax.envs import probes
 from safejax.training import train_offline
-from safejax.types import example_transition
+from safejax.types import BatchSpec, example_transition
 
 
 def test_one_config_serves_offline_and_online():
     networks = safe_dreamer.default_networks(2, (8,), size="tiny")
-    assert safe_dreamer.make(networks=networks).batch == ("sequence", 0.0, 64, False)
+    assert safe_dreamer.make(networks=networks).batch == BatchSpec.sequence(64, successors=False)
     config = safe_dreamer.Config(length=5, offline_fraction=0.5)
-    assert safe_dreamer.make(config, networks).batch == ("sequence", 0.5, 5, False)
+    assert safe_dreamer.make(config, networks).batch == BatchSpec.sequence(5, 0.5, successors=False)
 
 
 @pytest.mark.slow
