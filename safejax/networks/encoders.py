@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from safejax.networks.convolution import Conv
 from safejax.types import Array, ArrayTree, Key, Network, Params
 
 _CONVOLUTION_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -48,7 +49,7 @@ class PixelEncoder(nn.Module):
         check_sides(pixels.shape, len(self.channels))
         hidden = pixels.astype(jnp.float32) / 255.0 - 0.5
         for size in self.channels:
-            hidden = nn.Conv(size, 2 * (self.kernel_size,), strides=2, kernel_init=_CONVOLUTION_INIT)(hidden)
+            hidden = Conv(size, self.kernel_size, kernel_init=_CONVOLUTION_INIT)(hidden)
             hidden = nn.relu(hidden)
         flat = hidden.reshape(*pixels.shape[:-3], -1)
         trunk = nn.LayerNorm()(nn.Dense(self.feature_size, kernel_init=_TRUNK_INIT)(flat))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from safejax.networks.convolution import Conv, DoublingConv
 from safejax.networks.encoders import check_sides
 from safejax.networks.heads import DENSE_INIT, DenseNormAct, Head
 from safejax.networks.rssm import RSSM, Latent, draw
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
             hidden = pixels.astype(self.dtype) / 255.0 - 0.5
             for stage in range(stage_count(pixels.shape)):
                 channels = self.depth * 2**stage
-                hidden = nn.Conv(channels, (4, 4), 2, use_bias=False, kernel_init=DENSE_INIT, dtype=self.dtype)(hidden)
+                hidden = Conv(channels, 4, use_bias=False, kernel_init=DENSE_INIT, dtype=self.dtype)(hidden)
                 hidden = nn.silu(nn.LayerNorm(epsilon=1e-3, dtype=self.dtype)(hidden))
             embeddings.append(hidden.reshape(*pixels.shape[:-3], -1))
         if vector is not None:
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
             for stage in reversed(range(stages)):
                 size = self.depth * 2 ** (stage - 1) if stage else channels
                 options = {"use_bias": stage == 0, "kernel_init": DENSE_INIT, "dtype": self.dtype}
-                hidden = nn.ConvTranspose(size, (4, 4), (2, 2), **options)(hidden)
+                hidden = DoublingConv(size, **options)(hidden)
                 if stage:
                     hidden = nn.silu(nn.LayerNorm(epsilon=1e-3, dtype=self.dtype)(hidden))
             decoded["pixels"] = hidden.astype(jnp.float32) + 0.5
