@@ -33,7 +33,7 @@ class PixelEncoder(nn.Module):
 
     Convolutions that halve the picture, ReLU after each; then Dense, LayerNorm and tanh as in SAC+AE and DrQ, whose
     later convolutions do not halve: theirs take four times the products (80 x 80 x 9 pixels). The state joins behind
-    the tanh as it is. Under vmapped seeds a convolution becomes a grouped one, which costs a CPU twice as much a seed.
+    the tanh as it is.
 
     Raises:
       ValueError: an observation of another kind, or a picture that cannot be halved so often, in one line.
