@@ -174,12 +174,11 @@ def load(path: Path, task: str, look: Look, frames: int) -> Dataset:
         found = "no pixels" if shape is None else f"pixels {list(shape[1:])}"
         expected = [look.side, look.side, 3 * len(look.cameras)]
         raise DatasetError(f"{path}: {found}, expected {expected} a row, of cameras {', '.join(look.cameras)}")
-    pictures = dataset.transitions.observation["pixels"].size
-    needed = pictures * (1 if frames == 1 else 2 * frames)
-    print(f"{path.name}: {shape[0]:,} rows, {needed / 1e6:,.0f} MB of pictures", file=sys.stderr)
-    check_fits(needed, f"{path}: its pictures, {frames} at once", "lower --episodes or --size")
+    bytes_read = observation["pixels"].size
+    print(f"{path.name}: {shape[0]:,} rows, {bytes_read / 1e6:,.0f} MB of pictures", file=sys.stderr)
     if frames == 1:
         return dataset._replace(transitions=dataset.transitions._replace(next_observation=()))
+    check_fits(2 * frames * bytes_read, f"{path}: its pictures, {frames} at once", "choose a smaller --preset")
     return stacked(dataset, frames)
 
 

@@ -108,6 +108,8 @@ def _kinds(path: Path) -> dict[str, dict[str, float]]:
     dataset, attributes = read_dsrl(path)
     returns, costs, _ = (np.asarray(values) for values in episode_returns(dataset))
     names = attributes.get("kinds", ["all"])
+    if len(returns) != len(names) * attributes.get("episodes_per_kind", len(returns)):  # some diverged
+        names = ["all"]
     groups = np.array_split(np.arange(len(returns)), len(names))
     return {
         name: {

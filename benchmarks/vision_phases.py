@@ -153,7 +153,7 @@ def _finetune(job: Job, seed: int, key: Key, pretrained: Any, dataset: Dataset) 
     check_fits(needed, f"the replay of {job.name}", "choose a smaller --preset")
 
     def initial() -> Any:
-        learner = row.begin(jax.jit(job.online.init)(key, example), pretrained)
+        learner = row.begin(lambda: jax.jit(job.online.init)(key, example), pretrained)
         return training.init_online(job.online, env, learner, key, env_count=job.budget.env_count, replay=job.replay)
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:

@@ -175,9 +175,9 @@ class Row:
     steps_per_update: int
     stored: Mapping[str, Any]  # what `save_policy` has to know of the networks
 
-    def begin(self, fresh: Any, pretrained: Any) -> Any:
-        """The State that the online phase starts from."""
-        return pretrained if self.fields is None else checkpoint.warm_start(fresh, pretrained, dict(self.fields))
+    def begin(self, fresh: Callable[[], Any], pretrained: Any) -> Any:
+        """The State that the online phase starts from; `fresh` is asked for one only where it is another."""
+        return pretrained if self.fields is None else checkpoint.warm_start(fresh(), pretrained, dict(self.fields))
 
 
 def _world_model(label: str, module: Any, budget: Budget, env: Env, **numbers: Any) -> Row:

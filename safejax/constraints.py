@@ -1,4 +1,4 @@
-"""Keeping cost under a limit: multiplier controllers, the discounted limit, reachability targets.
+"""Keeping cost under a limit: multiplier controllers and the discounted limit.
 
 The safe actor maximizes Q(s, a) - multiplier * Qc(s, a). A `Multiplier` moves that multiplier by the costs
 of finished episodes; it is a pair of pure functions over a tuple of arrays, in the style of
@@ -312,29 +312,6 @@ def multiplier(kind: str, **options: Any) -> Multiplier:
 def ticks(multiplier: Multiplier, state: Any, cost: Any, cost_limit: Any, count: int) -> Any:
     """The state after `count` (a Python integer) updates with one cost. Marvel's released code makes 20."""
     return jax.lax.fori_loop(0, count, lambda _, carry: multiplier.update(carry, cost, cost_limit), state)
-
-
-def reachability_target(violation: Array, next_value: Array, discount: Array, discount_factor: Any) -> Array:
-    """Discounted target of the worst violation ahead: (1 - g) h + g max(h, V(s')), or h at a termination.
-
-    Elementwise; any shape, no reduction. As g -> 1 its fixed point is the largest h along the trajectory.
-
-    Args:
-      violation: [...] h(s), positive where unsafe.
-      next_value: [...] reachability value V(s').
-      discount: [...] 0 where the episode terminated, else 1.
-      discount_factor: [] g in [0, 1].
-
-    Returns:
-      [...] in units of h.
-
-    Raises:
-      AssertionError: if the shapes differ.
-
-    Source: Zheng et al. 2024, FISOR, https://arxiv.org/abs/2401.10700; their loader also cuts at truncations.
-    """
-    chex.assert_equal_shape([violation, next_value, discount])
-    return violation + discount * discount_factor * jnp.maximum(next_value - violation, 0.0)
 
 
 def _controller(

@@ -456,23 +456,3 @@ def test_names_and_numbers_out_of_range_are_refused():
         constraints.augmented_lagrangian(penalty=0.0)
     with pytest.raises(AssertionError):
         constraints.pid(**GAINS).update(constraints.pid(**GAINS).init(), jnp.ones(2), LIMIT)
-
-
-def test_reachability_target_by_hand():
-    target = constraints.reachability_target(
-        jnp.array([-1.0, -1.0, 1.0, -1.0]),
-        jnp.array([0.5, -2.0, 0.0, 0.5]),
-        jnp.array([1.0, 1.0, 1.0, 0.0]),
-        0.9,
-    )
-    np.testing.assert_allclose(target, [0.35, -1.0, 1.0, -1.0], rtol=1e-6)
-    with pytest.raises(AssertionError):
-        constraints.reachability_target(jnp.zeros(3), jnp.zeros(()), jnp.ones(3), 0.9)
-
-
-def test_reachability_of_a_chain_that_ends_in_a_violation():
-    # h = -1 until it is +1 for ever: k steps before, the value is -1 + 2 g^k.
-    violation, value = jnp.array([-1.0, -1.0, -1.0, 1.0]), jnp.zeros(4)
-    for _ in range(200):
-        value = constraints.reachability_target(violation, value[jnp.array([1, 2, 3, 3])], jnp.ones(4), 0.9)
-    np.testing.assert_allclose(value, [0.458, 0.62, 0.8, 1.0], rtol=1e-5)

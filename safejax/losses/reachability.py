@@ -1,4 +1,4 @@
-"""Whether a violation lies ahead: targets for an estimate of its probability."""
+"""Whether a violation lies ahead: targets for an estimate of its probability, or of the worst one."""
 
 from __future__ import annotations
 
@@ -42,3 +42,26 @@ def violation_probability(
     rows = tuple(jnp.moveaxis(each, -1, 0) for each in (violation, goes_on, estimate, open_end))
     _, targets = jax.lax.scan(backward, jnp.zeros_like(rows[0][0]), rows, reverse=True)
     return jnp.moveaxis(targets, 0, -1)
+
+
+def reachability_target(violation: Array, next_value: Array, discount: Array, discount_factor: Any) -> Array:
+    """Discounted target of the worst violation ahead: (1 - g) h + g max(h, V(s')), or h at a termination.
+
+    Elementwise; any shape, no reduction. As g -> 1 its fixed point is the largest h along the trajectory.
+
+    Args:
+      violation: [...] h(s), positive where unsafe.
+      next_value: [...] reachability value V(s').
+      discount: [...] 0 where the episode terminated, else 1.
+      discount_factor: [] g in [0, 1].
+
+    Returns:
+      [...] in units of h.
+
+    Raises:
+      AssertionError: if the shapes differ.
+
+    Source: Zheng et al. 2024, FISOR, https://arxiv.org/abs/2401.10700; their loader also cuts at truncations.
+    """
+    chex.assert_equal_shape([violation, next_value, discount])
+    return violation + discount * discount_factor * jnp.maximum(next_value - violation, 0.0)

@@ -1,9 +1,10 @@
-"""Targets of the probability of violating, against powers of the discount factor and hand arithmetic."""
+"""Targets of violations ahead, against powers of the discount factor and hand arithmetic."""
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from safejax.losses.reachability import violation_probability
+from safejax.losses.reachability import reachability_target, violation_probability
 
 
 def targets(violation, going_on=None, estimate=None, open_end=None, discount_factor=0.99):
@@ -40,3 +41,23 @@ def test_at_an_open_end_the_estimate_stands_for_what_follows():
 def test_rows_are_batched():
     both = targets([[0, 0, 1], [0, 0, 0]], estimate=np.full((2, 3), 0.5), open_end=[[0, 0, 1]] * 2)
     np.testing.assert_allclose(both, [[0.9801, 0.99, 1.0], [0.49005, 0.495, 0.5]], rtol=1e-6)
+
+
+def test_reachability_target_by_hand():
+    target = reachability_target(
+        jnp.array([-1.0, -1.0, 1.0, -1.0]),
+        jnp.array([0.5, -2.0, 0.0, 0.5]),
+        jnp.array([1.0, 1.0, 1.0, 0.0]),
+        0.9,
+    )
+    np.testing.assert_allclose(target, [0.35, -1.0, 1.0, -1.0], rtol=1e-6)
+    with pytest.raises(AssertionError):
+        reachability_target(jnp.zeros(3), jnp.zeros(()), jnp.ones(3), 0.9)
+
+
+def test_reachability_of_a_chain_that_ends_in_a_violation():
+    # h = -1 until it is +1 for ever: k steps before, the value is -1 + 2 g^k.
+    violation, value = jnp.array([-1.0, -1.0, -1.0, 1.0]), jnp.zeros(4)
+    for _ in range(200):
+        value = reachability_target(violation, value[jnp.array([1, 2, 3, 3])], jnp.ones(4), 0.9)
+    np.testing.assert_allclose(value, [0.458, 0.62, 0.8, 1.0], rtol=1e-5)
