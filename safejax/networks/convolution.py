@@ -2,8 +2,8 @@
 
 XLA's CPU backend has a fast convolution that it does not use inside loops, where training happens: there a gradient on
 128 pictures of 64 x 64 pixels takes 1133 ms against 41 ms outside (JAX 0.10.2, one core; `benchmarks/convolutions.py`).
-As products of patches it takes 46 ms. Accelerators keep their own convolutions. Parameters and results are those of `flax.linen.Conv` and
-`ConvTranspose` with padding "SAME", up to rounding.
+As products of patches it takes 46 ms. Accelerators keep their own convolutions. Parameters and results are those of
+`flax.linen.Conv` and `ConvTranspose` with padding "SAME", up to rounding.
 Shapes: H x W pixels, I and O channels, K x K kernel, S stride.
 """
 
