@@ -116,8 +116,8 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
     chunk_count = recipe.learner_steps // recipe.chunk_steps
     player = bc.make(networks=bc.Networks(networks.actor))
 
-    def iteration(updates: int, state: Any, _: Any) -> tuple[Any, Transition]:
-        state, _, _, transitions = training.train_iteration(
+    def iteration(updates: int, state: Any, _: Any) -> tuple[Any, tuple[Transition, Any]]:
+        state, _, episodes, transitions = training.train_iteration(
             algorithm,
             env,
             state,
@@ -127,14 +127,15 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
             batch_size=recipe.batch_size,
             replay=replay,
         )
-        return state, transitions._replace(extras={})
+        return state, (transitions._replace(extras={}), jnp.sum(episodes.diverged))
 
-    def chunk(updates: int, state: Any) -> tuple[Any, Transition, Any]:
+    def chunk(updates: int, state: Any) -> tuple[Any, Transition, Any, Any]:
         length = recipe.chunk_steps // recipe.env_count
-        state, transitions = jax.lax.scan(functools.partial(iteration, updates), state, None, length)
+        state, (transitions, diverged) = jax.lax.scan(functools.partial(iteration, updates), state, None, length)
         actor = bc.State(state.learner.step, state.learner.actor)
         episodes = training.evaluate(player, env, actor, key, 10)
-        return state, transitions, jnp.mean(episodes.episode_return, where=episodes.finished)
+        episode_return = jnp.mean(episodes.episode_return, where=episodes.finished)
+        return state, transitions, episode_return, jnp.sum(diverged)
 
     warm_up, learn = (jax.jit(functools.partial(chunk, updates), donate_argnums=0) for updates in (0, recipe.env_count))
 
@@ -148,12 +149,13 @@ def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> d
         parts.mkdir(exist_ok=True)
 
         def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
-            state, transitions, episode_return = (warm_up if index == 0 else learn)(state)
+            state, transitions, episode_return, diverged = (warm_up if index == 0 else learn)(state)
             leaves = jax.tree.leaves(state.learner.actor.params)
             arrays = {name: np.asarray(getattr(transitions, name)) for name in FIELDS}
             actor = {f"actor{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
             np.savez(parts / f"{index:04d}.npz", allow_pickle=False, **arrays, **actor)
-            return state, {"env_steps": (index + 1) * recipe.chunk_steps, "return": float(episode_return)}
+            record = {"return": float(episode_return), "diverged": int(diverged)}
+            return state, {"env_steps": (index + 1) * recipe.chunk_steps, **record}
 
         last = run.stage("sac", initial, advance, chunk_count, check=env.check)
         returns = [row["return"] for row in run.metrics("sac")]

@@ -319,6 +319,20 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, undisturbed):
     same(finish(tmp_path / "run"), undisturbed)
 
 
+def test_an_intended_infinity_is_saved_where_it_is_allowed(tmp_path):
+    def unbounded(state, index):
+        state, record = advance(state, index)
+        return state | {"bound": jnp.asarray(jnp.inf)}, record
+
+    def begin():
+        return initial() | {"bound": jnp.asarray(jnp.inf)}
+
+    for _ in range(2):  # the second time from its checkpoints alone
+        with Run.open(tmp_path / "run", CONFIG) as run:
+            state = run.stage("first", begin, unbounded, CHUNKS, allow_non_finite=True)
+        assert state["bound"] == jnp.inf
+
+
 def test_what_an_engine_kept_back_is_raised_between_chunks(tmp_path):
     def check():
         raise RuntimeError("bad physics")

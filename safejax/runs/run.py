@@ -88,6 +88,7 @@ class Run:
         chunk_count: int,
         *,
         check: Callable[[], None] = lambda: None,
+        allow_non_finite: bool = False,
     ) -> Any:
         """Run `advance` chunk by chunk, saving after each, and return the last state.
 
@@ -98,6 +99,7 @@ class Run:
             lists of numbers; each becomes a line of metrics.jsonl.
           chunk_count: chunks of the whole stage.
           check: raises what an engine kept back, after every chunk.
+          allow_non_finite: save a state that holds NaN or infinity by intention; records stay finite.
 
         Raises:
           RunError: a line of metrics.jsonl is damaged.
@@ -105,7 +107,7 @@ class Run:
           FloatingPointError: `advance` or `check` raised one, or a record or the state is not finite; names the last
             good chunk, which stays on disk.
         """
-        saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name)
+        saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name, allow_non_finite=allow_non_finite)
         found = saved.latest(jax.eval_shape(initial))
         done, state = found if found is not None else (0, None)
         self._keep_metrics(name, done)
