@@ -162,6 +162,22 @@ def test_a_ray_misses_what_is_beside_behind_or_around_it(kind, size, eye, direct
     assert entry(kind, size, eye, direction)[0] == math.inf
 
 
+@pytest.mark.parametrize("kind", ["ellipsoid", "cylinder", "capsule"])
+def test_an_outline_is_sharp_from_afar(kind):
+    """From 30,000 radii, where float32 b^2 - a c is off by a hundred: in at .98 radii of the middle, out at 1.02."""
+    rng, upright = np.random.default_rng(0), np.array([0.0, 0.0, 1.0])
+    size = (1, 1, 1) if kind == "ellipsoid" else (1, 2, 0)
+    for towards in rng.normal(size=(20, 3)):
+        towards /= np.linalg.norm(towards)
+        across = np.cross(upright, towards)  # of a cylinder's side, else over the upper end
+        across = across if kind == "cylinder" else np.cross(towards, across)
+        middle = 2 * upright if kind == "capsule" else np.zeros(3)
+        for radii, hit in ((0.98, True), (1.02, False)):
+            aim = middle + radii * across / np.linalg.norm(across)
+            eye = aim - 30_000 * towards
+            assert (entry(kind, size, eye, 30_000 * towards)[0] < math.inf) == hit
+
+
 def picture(geoms, light="", visual="", height=5, positions=None, rows=64, columns=64, **options):
     model = mujoco.MjModel.from_xml_string(ONE.format(geoms=geoms, light=light, visual=visual, height=height))
     data = mujoco.MjData(model)

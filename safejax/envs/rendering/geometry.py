@@ -6,8 +6,8 @@ outward normal, not normalised. Distances are in lengths of the ray's direction,
 turned to the eye are hit, as with OpenGL's culling: an eye inside a solid does not see it.
 
 For ellipsoids and cylinders the frame is turned so that one axis points to the eye. With f the direction's
-components there and |o| the eye's distance in radii, the discriminant is f3^2 - (|o|^2 - 1) (f1^2 + f2^2), which
-unlike the usual b^2 - a c loses no digits far away.
+components there and |o| the eye's distance in radii, the discriminant is f3^2 - (|o|^2 - 1) (f1^2 + f2^2), and for
+the ends of capsules |f|^2 - |o x f|^2; unlike the usual b^2 - a c both lose no digits far away.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def capsule(rotation: Array, center: Array, size: Any, rays: Rays) -> Hits:
     offset = height - jnp.clip(entry, -half, half)
     along_ray = eye * f3 + offset * rise
     square = f1 * f1 + f3 * f3 + rise * rise
-    discriminant = along_ray * along_ray - square * (eye * eye + offset * offset - 1.0)
+    off_ray = eye * rise - offset * f3  # of the cross product of the end's place and the direction, f1's part apart
+    discriminant = square - off_ray * off_ray - (eye * eye + offset * offset) * (f1 * f1)
     end = -(along_ray + jnp.sqrt(jnp.maximum(discriminant, 0.0))) / square
     end = _within(valid & (discriminant > 0.0), end, rays)
     distances = (
