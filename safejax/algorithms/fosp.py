@@ -19,7 +19,7 @@ us: beta and clips are FISOR's. What the released code (Sunlighted/FOSP@5591393)
 - it chooses for the whole batch by the first row's scores, which are equal, as one action overwrites the other;
 - both advantages are divided by the scale of rewards, and the reward's is cut where Q_c > 0;
 - time limits are learned as terminations; see also `world_models.py` and `imagination.py`.
-Ours: p is a constant in Psi, else infeasible states would pay; the frozen actor proposes its mode, as in PEX.
+Ours: p is a constant in Psi, else infeasible states would pay.
 
 Shapes: B batch, T window, N = B T imagined rollouts, H horizon, F features, A action.
 """
@@ -254,14 +254,16 @@ def _decide(
     state: State, features: Array, key: Key, *, explore: bool, joint: bool, config: Config, networks: Networks
 ) -> tuple[Array, Array]:
     """An action [B, A] at features [B, F], and whose it is, [B]: of the pair if `joint`, else the offline actor's."""
-    actor_key, choose_key = jax.random.split(key)
-    learner = state.online_actor if joint else state.offline_actor
-    policy = networks.actor.apply(learner.params, features)
-    action = imagination.bounded(policy.sample(actor_key) if explore else policy.mode())
+    learner_key, frozen_key, choose_key = jax.random.split(key, 3)
+
+    def propose(actor: TrainState, key: Key) -> Array:
+        policy = networks.actor.apply(actor.params, features)
+        return imagination.bounded(policy.sample(key) if explore else policy.mode())
+
+    action = propose(state.online_actor if joint else state.offline_actor, learner_key)
     if not joint:
         return action, jnp.zeros(action.shape[:-1], jnp.int32)
-    frozen = networks.actor.apply(state.offline_actor.params, features).mode()
-    candidates = jnp.stack([action, frozen])
+    candidates = jnp.stack([action, propose(state.offline_actor, frozen_key)])
     logits = choice_logits(state, features, candidates, config=config, networks=networks)
     return critics.pick(candidates, logits, choose_key if explore else None)
 

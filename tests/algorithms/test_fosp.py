@@ -117,7 +117,7 @@ def test_plain_policy_expansion_sees_no_costs():
     np.testing.assert_allclose(found[:, 0], [0.268941, 0.731059], atol=1e-4)
 
 
-def test_the_pair_acts_row_by_row_and_the_frozen_one_by_its_mode():
+def test_the_pair_acts_row_by_row():
     """Q is + a in the first row and - a in the second: the larger and the smaller action is taken there."""
     state = state_of(values([30.0, -30.0]), values([0.0, 0.0]), actors=(0.5, -0.5))
     features = jnp.array([[0.0], [1.0]])
@@ -128,8 +128,19 @@ def test_the_pair_acts_row_by_row_and_the_frozen_one_by_its_mode():
     alone, index = decide(explore=False, joint=False)
     np.testing.assert_allclose(alone[:, 0], 0.5, rtol=1e-6)
     np.testing.assert_array_equal(index, 0)
-    drawn, index = decide(explore=True, joint=True)
-    assert drawn[index == 1].tolist() == [[0.5]] * int(index.sum())
+
+
+def test_both_of_the_pair_draw_to_explore():
+    """Equal scores: a fair choice of draws about m = +-.5, cut to [-1, 1].
+
+    Their mean is m (F(b) - F(a)) + f(a) - f(b) - F(a) + 1 - F(b), with a = -1 - m, b = 1 - m, f the normal density.
+    """
+    state = state_of(values([0.0]), values([0.0]), actors=(0.5, -0.5))
+    drawn, index = fosp._decide(state, jnp.zeros((20_000, 1)), jax.random.key(1), explore=True, joint=True, **BOUND)
+    assert abs(float(index.mean()) - 0.5) < 5 * 0.5 / 20_000**0.5
+    for frozen, mean in ((1, 0.331510), (0, -0.331510)):
+        own = drawn[index == frozen, 0]
+        assert abs(float(own.mean()) - mean) < 5 * float(own.std()) / len(own) ** 0.5
 
 
 def dream_of(action, cost=0.0):
