@@ -22,6 +22,7 @@ import numpy as np
 import phases
 import presets
 import report
+from job_data import load_data
 from offline_to_online import OneLineParser, stop
 from scipy import stats
 
@@ -210,7 +211,7 @@ def measure(options: argparse.Namespace) -> str:
     if options.data is None and config["data"] is None:
         raise RunError(f"{options.run}: made its own data set; give its file with --data, from the cache's datasets/")
     data, count = options.data or Path(config["data"]), options.pairs
-    transitions = phases.load_data(data, env)[0].transitions
+    transitions = load_data(data, env)[0].transitions
     if count > len(transitions.reward):
         raise RunError(f"--pairs is {count}, {data} has {len(transitions.reward)} rows")
 

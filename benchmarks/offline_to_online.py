@@ -107,7 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
     import jax
     import outcome
     import presets
-    from phases import Job, align, behavior_data, extract, finetune, inside, load_data, pretrain
+    from job import Job
+    from job_data import behavior_data, inside, load_data
+    from phases import align, extract, finetune, pretrain
 
     from safejax import envs
     from safejax.data import locate

@@ -15,7 +15,7 @@ import numpy as np
 import report
 from bridges import Online
 from film import film, write_gif
-from phases import Job
+from job import Job
 from presets import METHODS, plain
 
 from safejax import envs

@@ -1,4 +1,4 @@
-"""The phases of `offline_to_online.py`: behaviour data, pre-training, alignment, fine-tuning, evaluation.
+"""The phases of `offline_to_online.py`: pre-training, extraction, alignment, fine-tuning, evaluation.
 
 Every phase is a stage of a `Run`: chunks of one jitted call, saved after each. Shapes: S seeds, K chunks.
 """
@@ -6,167 +6,21 @@ Every phase is a stage of a `Run`: chunks of one jitted call, saved after each. 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bridges import Offline, Online, extraction_phase
-from presets import Budget, Method, behavior_config, plain
+from bridges import Online, extraction_phase
+from job import ALIGNMENT, EVALUATION, EXTRACTION, FINETUNING, OFFLINE, Job, episode_summary
+from presets import Method
 
-import safejax
 from safejax import checkpoint, training
-from safejax.algorithms import bc, ppo_lag
-from safejax.data import Dataset, check_open_actions, check_widths, clip_actions, read_dsrl, write_dsrl
-from safejax.data.provenance import check_provenance, provenance
-from safejax.envs.pixels import renderer
-from safejax.runs import Run
-from safejax.types import Algorithm, Array, ArrayTree, Env, Transition, example_transition
+from safejax.algorithms import bc
+from safejax.data import Dataset
+from safejax.types import Algorithm, Array, ArrayTree, example_transition
 
-_BEHAVIOR, _OFFLINE, _ALIGNMENT, _FINETUNING, _EVALUATION, _EXTRACTION = range(6)  # tags of the phases' keys
-BEHAVIOR_CHUNKS, OFFLINE_CHUNKS, EXTRACTION_CHUNKS, ALIGNMENT_CHUNKS = 20, 20, 5, 5
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every phase needs to know."""
-
-    run: Run
-    env: Env
-    engine: str
-    budget: Budget
-    offline: str  # pre-training method
-    source: Offline  # the same, bound
-    limit: float  # cost units per episode
-    seeds: tuple[int, ...]
-    sharding: Any = None  # of the leading seed axis; None on one device
-
-    def keys(self, phase: int) -> Array:
-        """One key per seed [S] for a phase; phases share none."""
-        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), phase) for seed in self.seeds])
-        return self.place(keys)
-
-    def place(self, tree: ArrayTree) -> ArrayTree:
-        """Spread a tree with a leading seed axis over the devices."""
-        return tree if self.sharding is None else jax.device_put(tree, self.sharding)
-
-    def on_seeds(self, function: Any) -> Any:
-        """jit(vmap) over states and keys [S]; further arguments are shared; the states are donated."""
-
-        def vmapped(state: ArrayTree, keys: Array, *shared: Any) -> Any:
-            return jax.vmap(function, in_axes=(0, 0, *(None,) * len(shared)))(state, keys, *shared)
-
-        jitted = jax.jit(vmapped, donate_argnums=0)
-        return lambda state, keys, *shared: jitted(self.place(state), keys, *shared)
-
-
-def behavior_data(job: Job, seed: int, cache: Path) -> Path:
-    """The behaviour data set of the task in DSRL's layout: from the cache, or made now and cached."""
-    budget, env = job.budget, job.env
-    config = behavior_config(job.source.reward_scale)
-    recipe = {
-        "task": env.name,
-        "engine": job.engine,
-        "seed": seed,
-        "learners": budget.behavior_seeds,
-        "environments": budget.behavior_env_count,
-        "environment_steps": budget.behavior_steps,
-        "episodes_per_bin": budget.behavior_per_bin,
-        "cost_maximum": budget.behavior_cost_maximum,
-        "collector": plain(config),
-        "safejax": safejax.__version__,
-    }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache / f"{env.name}-{digest}.hdf5"
-    if path.exists():
-        return path
-    learners = budget.behavior_seeds
-    steps_per_iteration = learners * budget.behavior_env_count * env.episode_length
-    iteration_count = max(2, budget.behavior_steps // steps_per_iteration)
-    limits = training.limit_schedule(iteration_count, 5.0, float(env.episode_length))
-    chunks = np.array_split(limits, min(BEHAVIOR_CHUNKS, iteration_count))
-    base = jax.random.fold_in(jax.random.key(seed), _BEHAVIOR)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.arange(learners))
-
-    def make_algorithm(limit: Any) -> Algorithm:
-        return ppo_lag.make(replace(config, cost_limit=limit), action_size=env.action_size)
-
-    def begin(key: Array) -> training.OnlineState:
-        algorithm = make_algorithm(5.0)
-        learner = algorithm.init(key, example_transition(env))
-        return training.init_online(algorithm, env, learner, key, env_count=budget.behavior_env_count, replay=None)
-
-    def initial() -> ArrayTree:
-        return jax.jit(jax.vmap(begin))(keys)
-
-    # On one device: the learners need not divide over those that the seeds are spread over.
-    step = replace(job, sharding=None).on_seeds(
-        lambda state, key, limits: training.collect(
-            make_algorithm, env, state, key, limits, rollout_length=env.episode_length
-        )
-    )
-    folder = job.run.directory / "behavior"
-    folder.mkdir(exist_ok=True)
-    fields = ("observation", "action", "reward", "cost", "discount", "last", "next_observation")
-
-    def advance(state: ArrayTree, index: int) -> tuple[ArrayTree, dict[str, Any]]:
-        state, (_, episodes, transitions) = step(state, keys, jnp.asarray(chunks[index]))
-        part = {name: np.asarray(getattr(transitions, name)) for name in fields}
-        partial = folder / ".partial.npz"
-        np.savez(partial, allow_pickle=False, **part)
-        os.replace(partial, folder / f"{index:04d}.npz")
-        return state, {"limit": float(chunks[index][-1]), **_episode_record(episodes)}
-
-    job.run.stage("behavior", initial, advance, len(chunks), check=env.check)
-    parts = []
-    for index in range(len(chunks)):
-        with np.load(folder / f"{index:04d}.npz") as arrays:
-            parts.append(Transition(**{name: arrays[name] for name in fields}))
-    dataset = training.gather(
-        parts,
-        cost_maximum=budget.behavior_cost_maximum,
-        per_bin=budget.behavior_per_bin,
-        minimum=2,
-        seed=seed,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    origin = provenance(
-        task=env.name, engine=job.engine, renderer=renderer(env), seed=seed, collector=recipe["collector"]
-    )
-    write_dsrl(path, dataset, recipe | origin)
-    for part in folder.iterdir():
-        part.unlink()
-    return path
-
-
-def load_data(path: Path, env: Env) -> tuple[Dataset, str]:
-    """A data set in DSRL's layout that fits the task, and a note if it does not say where it comes from.
-
-    Raises:
-      DatasetError: one line with what was found and expected.
-    """
-    dataset, attributes = read_dsrl(path)
-    note = check_provenance(attributes, task=env.name, renderer=renderer(env), source=str(path))
-    check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
-    return dataset, note
-
-
-def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Dataset:
-    """The rows that pre-training sees: actions clipped to `bound` where a squashed Gaussian's likelihood is fitted.
-
-    Raises:
-      DatasetError: actions are at -1 or 1 all the same.
-      ValueError: `bound` is not in (0, 1].
-    """
-    if source.fits_likelihood:
-        dataset = clip_actions(dataset, bound)
-        check_open_actions(dataset, str(path))
-    return dataset
+OFFLINE_CHUNKS, EXTRACTION_CHUNKS, ALIGNMENT_CHUNKS = 20, 5, 5
 
 
 def pretrain(job: Job, dataset: Dataset) -> Any:
@@ -174,7 +28,7 @@ def pretrain(job: Job, dataset: Dataset) -> Any:
     source, updates = job.source, job.budget.offline_updates
     played = "sampled" if source.is_diffusion else "deterministic"
     state, initial = _train_offline(
-        job, "offline", source.algorithm, _OFFLINE, dataset, updates, OFFLINE_CHUNKS, played=played
+        job, "offline", source.algorithm, OFFLINE, dataset, updates, OFFLINE_CHUNKS, played=played
     )
     folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, source.config))
     return checkpoint.restore(folder, jax.eval_shape(initial), config=source.config)
@@ -191,7 +45,7 @@ def extract(job: Job, pretrained: Any, dataset: Dataset) -> Any:
         job,
         "extraction",
         algorithm,
-        _EXTRACTION,
+        EXTRACTION,
         dataset,
         updates,
         EXTRACTION_CHUNKS,
@@ -205,7 +59,7 @@ def align(job: Job, name: str, method: Method, row: Online, source: Any, dataset
 
     Marvel's rows that start the same way share one stage, so ablations align once.
     """
-    keys = job.keys(_ALIGNMENT)
+    keys = job.keys(ALIGNMENT)
 
     def start(state: Any) -> Any:
         return checkpoint.warm_start(state, source, row.fields) if method.pretrained else state
@@ -220,7 +74,7 @@ def align(job: Job, name: str, method: Method, row: Online, source: Any, dataset
         job,
         "alignment" if shared else f"alignment-{name}",
         row.alignment,
-        _ALIGNMENT,
+        ALIGNMENT,
         dataset,
         job.budget.alignment_updates,
         ALIGNMENT_CHUNKS,
@@ -278,7 +132,7 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
     chunk_count = max(2, total // chunk_steps)
     warmup_chunks = max(1, min(budget.warmup_steps // chunk_steps, chunk_count - 1))
     replay = training.replay_for(algorithm.batch, chunk_count * chunk_steps, budget.env_count)
-    keys = job.keys(_FINETUNING)
+    keys = job.keys(FINETUNING)
 
     def loop(updates: int) -> Any:
         return job.on_seeds(
@@ -329,7 +183,7 @@ def evaluation_record(job: Job, algorithm: Algorithm, state: Any, *, explore: bo
     if isinstance(act, functools.partial) and act.func is bc.act:  # the actor alone acts: rows share one program
         algorithm = _actor_alone(act.keywords["networks"].actor)
         state = bc.State(jnp.zeros(len(job.seeds), jnp.int32), state.actor)
-    return jax.tree.map(np.asarray, _evaluator(job, algorithm, explore)(state, job.keys(_EVALUATION)))
+    return jax.tree.map(np.asarray, _evaluator(job, algorithm, explore)(state, job.keys(EVALUATION)))
 
 
 @functools.cache
@@ -363,22 +217,6 @@ def _summary(state: training.OnlineState, outputs: tuple) -> tuple[training.Onli
     summary = {
         "finished_cost": spent,
         "unfinished_cost": jnp.sum(state.actors.episode.episode_cost),
-        **_episode_summary(episodes),
+        **episode_summary(episodes),
     }
     return state, (summary, jax.tree.map(jnp.ravel, metrics))
-
-
-def _episode_summary(episodes: Any) -> dict[str, Array]:
-    """Mean return and cost of the finished episodes, and how many diverged."""
-    count = jnp.maximum(jnp.sum(episodes.finished), 1)
-    return {
-        "training_return": jnp.sum(jnp.where(episodes.finished, episodes.episode_return, 0.0)) / count,
-        "training_cost": jnp.sum(jnp.where(episodes.finished, episodes.episode_cost, 0.0)) / count,
-        "diverged": jnp.sum(episodes.diverged),
-    }
-
-
-def _episode_record(episodes: Any) -> dict[str, Any]:
-    """Mean return and cost of each learner's finished episodes, and how many diverged [S]."""
-    found = jax.vmap(_episode_summary)(episodes)
-    return {name.removeprefix("training_"): np.asarray(value) for name, value in found.items()}

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import phases
 from counting_world import counting
+from job import Job, episode_record
 from presets import Budget
 
 from safejax.types import BatchSpec, EpisodeStats, bind
@@ -16,7 +17,7 @@ def test_collection_counts_episodes_that_diverged():
     finished, diverged = np.array([[1, 0, 1], [0, 0, 0]], bool), np.array([[0, 1, 0], [1, 0, 1]], bool)
     sums = np.where(finished, [[2.0, 9.0, 4.0]], np.nan)
     episodes = EpisodeStats(sums, sums / 2, np.ones((2, 3), np.int32), finished, diverged)
-    found = phases._episode_record(episodes)
+    found = episode_record(episodes)
     assert {name: value.tolist() for name, value in found.items()} == {
         "return": [3.0, 0.0],
         "cost": [1.5, 0.0],
@@ -38,7 +39,7 @@ def still():
 
 def test_an_evaluation_counts_episodes_that_diverged():
     """Episodes begin at 10 or 30; those from 30 diverge on their first step, the others return 11 + 12 + 13."""
-    job = phases.Job(
+    job = Job(
         run=None,
         env=counting(begins=(1, 3), diverging=(31.0,)),
         engine="none",
