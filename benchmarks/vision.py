@@ -25,6 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--methods", default="fosp", help="comma-separated: fosp, safe_dreamer, pex, bc (default: %(default)s)")
     add("--preset", default=None, help="mini, tiny, small or paper (default: mini from above, tiny through its eyes)")
     add("--limit", type=float, default=None, help="cost of an episode that results and PEX are held to")
+    add("--set", default="", help="numbers of FOSP and SafeDreamer, for ablations: name=value,name=value")
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
     add("--seeds", type=int, default=1, help="one after the other (default: %(default)s)")
     add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     import vision_data
     import vision_outcome
     from vision_phases import Job, learn
-    from vision_presets import METHODS, PRESETS, look, quick
+    from vision_presets import METHODS, PRESETS, changed, look, quick
 
     from safejax import envs
     from safejax.envs.pixels import frame_stack, pixels
@@ -68,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     preset = options.preset or seen.preset
     choose("preset", preset, PRESETS)
     budget = quick(PRESETS[preset]) if options.quick else PRESETS[preset]
+    try:
+        budget = changed(budget, options.set)
+    except ValueError as error:
+        stop(str(error))
     limit = seen.limit if options.limit is None else options.limit
     seeds = tuple(range(options.seed, options.seed + options.seeds))
     try:

@@ -88,15 +88,16 @@ def updates(method: str, budget: Budget, env: Env, rows: int, pace: dict[str, An
     if pace is None:
         return found
     state = jax.jit(algorithm.init)(key, one)
-    seconds, compiling = {}, {}
+    seconds, compiling, working = {}, {}, {}
     for name, part in parts.items():
         began = time.perf_counter()
         program = jax.jit(part).lower(state, batch, key).compile()
         compiling[name] = time.perf_counter() - began
+        working[name] = program.memory_analysis().temp_size_in_bytes
         jax.block_until_ready(program(state, batch, key))
         seconds[name] = 1.0 / measure.rates(lambda run=program: run(state, batch, key), 1, **pace)["median"]
     rate = {name: found["gflop"][name] / seconds[name] for name in parts}
-    return found | {"seconds": seconds, "compile_s": compiling, "gflop_per_s": rate}
+    return found | {"seconds": seconds, "compile_s": compiling, "gflop_per_s": rate, "working_bytes": working}
 
 
 def frames(env: Env, seen: Look, budget: Budget, pace: dict[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ last ones. What the paper says stands in the "paper" preset; the smaller ones le
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import presets
@@ -169,6 +169,25 @@ def quick(budget: Budget) -> Budget:
     )
 
 
+def changed(budget: Budget, text: str) -> Budget:
+    """`budget` with numbers of a Config as in "expectile=.9,gate=none".
+
+    Raises:
+      ValueError: a name that no Config has, or a value of another kind, in one line.
+    """
+    defaults, given = asdict(fosp.Config()), []
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise ValueError(f"--set {part!r}, expected name=value with a name of {', '.join(defaults)}")
+        kind = type(defaults[name])
+        try:
+            given.append((name, {"True": True, "False": False}[value] if kind is bool else kind(value)))
+        except (ValueError, KeyError):
+            raise ValueError(f"--set {part!r}, expected a value like {defaults[name]!r}") from None
+    return replace(budget, numbers=(*budget.numbers, *given))
+
+
 @dataclass(frozen=True)
 class Row:
     """One method, bound."""
@@ -193,7 +212,7 @@ def _world_model(label: str, module: Any, budget: Budget, env: Env, **numbers: A
     networks = module.default_networks(env.action_size, budget.hidden_sizes, size=budget.size, dtype=budget.dtype)
     default = module.Config(length=budget.length, horizon=budget.horizon)
     known = {name: value for name, value in budget.numbers if hasattr(default, name)}
-    config = replace(default, **known, **numbers, reward_scale=reward_scale(env.name))
+    config = replace(default, **({"reward_scale": reward_scale(env.name)} | numbers | known))
     online = module.make(config, networks)
     offline = fosp.make_offline(config, networks) if module is fosp else online
     counts = budget.offline_updates, budget.batch_size, budget.steps_per_update

@@ -9,7 +9,7 @@ import pytest
 import vision
 import vision_data
 from one_line import refusal
-from vision_presets import METHODS, PRESETS, look, quick
+from vision_presets import METHODS, PRESETS, changed, look, quick
 
 from safejax import training
 from safejax.data import DatasetError, write_dsrl
@@ -109,12 +109,22 @@ def test_pictures_of_another_number_of_cameras_are_refused(written):
         (["--preset", "huge"], "--preset is 'huge'"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--limit", "-1"], "--limit is -1"),
+        (["--set", "expectil=.9"], "--set 'expectil=.9', expected name=value with a name of length,"),
+        (["--set", "horizon=far"], "--set 'horizon=far', expected a value like 15"),
+        (["--set", "expectile=1.5", "--quick", "--task", "ball_run"], "expectile is 1.5"),
         (["--data", "nowhere.hdf5", "--quick", "--task", "ball_run"], "no such file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, expected, tmp_path, capsys):
     places = "--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")
     assert expected in refusal(vision.main, capsys, *arguments, *places)
+
+
+def test_numbers_of_an_ablation_come_last():
+    budget = changed(PRESETS["mini"], "gate=none,pessimistic=False,horizon=5,learning_rate=.1,offline_fraction=.25")
+    config, other = (METHODS[name](budget, world(), 20.0).config for name in ("fosp", "safe_dreamer"))
+    assert (config.gate, config.pessimistic, config.horizon, config.learning_rate) == ("none", False, 5, 0.1)
+    assert (other.horizon, other.learning_rate, other.offline_fraction) == (5, 0.1, 0.25)
 
 
 def test_all_presets_bind_all_methods():
