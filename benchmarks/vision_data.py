@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import presets
 from vision_presets import Budget, Look
@@ -59,6 +60,7 @@ def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed:
         "environments": budget.behavior_env_count,
         "collector": presets.plain(config),
         "safejax": safejax.__version__,
+        "model": _fingerprint(world.scene.model),
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     path = cache / f"{task}-pixels-{digest}.hdf5"
@@ -71,6 +73,13 @@ def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed:
     origin = provenance(task=task, engine=engine, renderer=renderer(seen), seed=seed, collector=recipe["collector"])
     write_dsrl(path, dataset, recipe | origin)
     return path
+
+
+def _fingerprint(model: Any) -> str:
+    """Of a world as it is drawn and moves, so that pictures of another are not taken for its own."""
+    content = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    return hashlib.sha256(content.tobytes()).hexdigest()[:12]
 
 
 def _behavior(run: Run, env: Env, config: ppo_lag.Config, budget: Budget, seed: int) -> Any:

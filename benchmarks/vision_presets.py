@@ -90,6 +90,7 @@ PRESETS = {
         numbers=(
             *FAST,
             ("learning_rate", 3e-4),
+            ("violation_learning_rate", 1e-4),
             ("discount_factor", 0.97),
             # One step among a hundred moves a return by a hundredth of the returns' spread, which divides advantages:
             # under FISOR's 3 and 5 every action weighs the same.

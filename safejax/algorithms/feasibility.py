@@ -46,15 +46,14 @@ def of_data(seen: Seen, batch: Transition, threshold: float) -> Path:
 def of_dream(dream: Dream, batch: Transition, weight: Array, threshold: float) -> Path:
     """The states [N, H + 1] of dreams from the rows of `batch` [B, T], whose steps weigh `weight` [N, H].
 
-    What led to the first state is known: the row before, or at an episode's start no step at all. The head has never
-    seen such a start on arrival, so its word counts in a window's first row alone.
+    What led to the first state is known: the row before, or at an episode's start no step at all. Of a window's first
+    row it is not, and the head, which learns on arrivals, has never seen such a state: there nothing is taught.
     """
-    before = jnp.roll(batch.cost * (1.0 - batch.last), 1, axis=1)
-    first = before.at[:, 0].set(dream.cost[:, 0].reshape(before.shape)[:, 0])
-    cost = dream.cost.at[:, 0].set(first.ravel())
-    violation = (cost >= threshold).astype(jnp.float32)
-    none = jnp.zeros_like(cost)
-    weight = none.at[:, :-1].set(weight)
+    known = jnp.ones_like(batch.cost).at[:, 0].set(0.0)
+    before = known * jnp.roll(batch.cost * (1.0 - batch.last), 1, axis=1)
+    violation = (dream.cost.at[:, 0].set(before.ravel()) >= threshold).astype(jnp.float32)
+    none = jnp.zeros_like(dream.cost)
+    weight = none.at[:, :-1].set(weight.at[:, 0].multiply(known.ravel()))
     return Path(dream.features, violation, dream.going_on, none.at[:, -1].set(1.0), weight)
 
 

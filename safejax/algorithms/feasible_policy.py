@@ -52,7 +52,7 @@ def judge(state: Any, dream: Dream, *, config: Any, networks: Any) -> Judged:
 
 
 def loss(
-    params: Params, state: Any, judged: Judged, action: Array, *, config: Any, networks: Any
+    params: Params, state: Any, judged: Judged, drawn: Array, *, config: Any, networks: Any
 ) -> tuple[Array, Metrics]:
     """The actor's loss.
 
@@ -60,10 +60,12 @@ def loss(
       params: of the actor, of which `judged` is a function, too.
       state: with values, scales and multiplier.
       judged: of N dreams.
-      action: [N, K, A] made in the first K states of the dreams: the dreamt ones, or one of the data's each.
+      drawn: [N, K, A] in the first K states of the dreams: the dreams' draws, or an action of the data each. Their
+        likelihood counts, not that of the bounded actions: the Gaussian is not squashed, and cloning its own draws
+        cut to [-1, 1] would narrow it and push it inwards.
     """
     backprop = config.actor_gradient == "backprop"
-    count = judged.weight.shape[1] if backprop else action.shape[1]
+    count = judged.weight.shape[1] if backprop else drawn.shape[1]
     features, weight = judged.dream.features[:, :count], judged.weight[:, :count]
     policy = networks.actor.apply(params, jax.lax.stop_gradient(features))
     if backprop:
@@ -71,8 +73,8 @@ def loss(
         gain = (q - judged.reward_value[:, :count]) / state.reward_scale.spread
         metrics = {"actor/gain": jnp.mean(gain)}
     else:
-        share = weights(state, judged, action, config=config, networks=networks)
-        gain = share * policy.log_prob(jax.lax.stop_gradient(action))
+        share = weights(state, judged, imagination.bounded(drawn), config=config, networks=networks)
+        gain = share * policy.log_prob(jax.lax.stop_gradient(drawn))
         metrics = {"actor/weight": jnp.mean(share)}
     entropy = policy.entropy()
     penalty = augmented_penalty(state.multiplier, judged.constrained - config.cost_limit)

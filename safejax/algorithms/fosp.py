@@ -19,7 +19,8 @@ us: beta and clips are FISOR's. What the released code (Sunlighted/FOSP@5591393)
 - it chooses for the whole batch by the first row's scores, which are equal, as one action overwrites the other;
 - both advantages are divided by the scale of rewards, and the reward's is cut where Q_c > 0;
 - time limits are learned as terminations; see also `world_models.py` and `imagination.py`.
-Ours: p is a constant in Psi, else infeasible states would pay.
+Ours: p is a constant in Psi, else infeasible states would pay; of a dreamt action that was cut to [-1, 1] the draw
+itself is cloned, else equal weights alone would narrow the policy.
 
 Shapes: B batch, T window, N = B T imagined rollouts, H horizon, F features, A action.
 """
@@ -170,8 +171,8 @@ def update(
             networks.model, model.params, start, lambda *inputs: policy(*inputs)[0], dream_key, config.horizon
         )
         judged = feasible_policy.judge(state, dream, config=config, networks=networks)
-        action = dream.action if online else batch.action.reshape(-1, 1, batch.action.shape[-1])
-        error, metrics = feasible_policy.loss(params, state, judged, action, config=config, networks=networks)
+        drawn = dream.drawn if online else batch.action.reshape(-1, 1, batch.action.shape[-1])
+        error, metrics = feasible_policy.loss(params, state, judged, drawn, config=config, networks=networks)
         return error, (judged, metrics)
 
     actor, (judged, actor_metrics) = gradient_step(loss, getattr(state, learner), optimizer(config))
@@ -244,27 +245,28 @@ def act(
     latent_key, action_key = jax.random.split(key)
     latent = perceive(state, observation, carry, latent_key if explore else None, config=config, networks=networks)
     joint = _has_two(config, online)
-    action, index = _decide(
+    drawn, index = _decide(
         state, latent.features, action_key, explore=explore, joint=joint, config=config, networks=networks
     )
+    action = imagination.bounded(drawn)
     return action, remembered(latent, action), {"policy_index": index}
 
 
 def _decide(
     state: State, features: Array, key: Key, *, explore: bool, joint: bool, config: Config, networks: Networks
 ) -> tuple[Array, Array]:
-    """An action [B, A] at features [B, F], and whose it is, [B]: of the pair if `joint`, else the offline actor's."""
+    """A draw [B, A] at features [B, F], and whose it is, [B]: of the pair if `joint`, else the offline actor's."""
     learner_key, frozen_key, choose_key = jax.random.split(key, 3)
 
     def propose(actor: TrainState, key: Key) -> Array:
         policy = networks.actor.apply(actor.params, features)
-        return imagination.bounded(policy.sample(key) if explore else policy.mode())
+        return policy.sample(key) if explore else policy.mode()
 
-    action = propose(state.online_actor if joint else state.offline_actor, learner_key)
+    drawn = propose(state.online_actor if joint else state.offline_actor, learner_key)
     if not joint:
-        return action, jnp.zeros(action.shape[:-1], jnp.int32)
-    candidates = jnp.stack([action, propose(state.offline_actor, frozen_key)])
-    logits = choice_logits(state, features, candidates, config=config, networks=networks)
+        return drawn, jnp.zeros(drawn.shape[:-1], jnp.int32)
+    candidates = jnp.stack([drawn, propose(state.offline_actor, frozen_key)])
+    logits = choice_logits(state, features, imagination.bounded(candidates), config=config, networks=networks)
     return critics.pick(candidates, logits, choose_key if explore else None)
 
 

@@ -29,6 +29,7 @@ class Dream(NamedTuple):
 
     features: Array  # [N, H + 1, F]
     action: Array  # [N, H, A] in [-1, 1]
+    drawn: Array  # [N, H, A] what the policy drew, of which `action` is the bounded form and `log_prob` speaks
     reward: Array  # [N, H + 1] predicted on arrival in each state
     cost: Array  # [N, H + 1] the same
     going_on: Array  # [N, H + 1] probability that the episode goes on there; 1 in the first state
@@ -51,23 +52,24 @@ def imagine(
     """Roll `policy` out from `start` [N], in the model alone; gradients reach it through the model's dynamics.
 
     Args:
-      policy: (features [N, F] without gradients, key) -> actions [N, A].
+      policy: (features [N, F] without gradients, key) -> draws [N, A], not bounded.
       horizon: H.
     """
 
     def step(latent: Latent, key: Key) -> tuple[Latent, tuple[Array, Array]]:
         policy_key, model_key = jax.random.split(key)
-        action = bounded(policy(jax.lax.stop_gradient(latent.features), policy_key))
-        following = model.imagine(params, latent, action, model_key)
-        return following, (following.features, action)
+        drawn = policy(jax.lax.stop_gradient(latent.features), policy_key)
+        following = model.imagine(params, latent, bounded(drawn), model_key)
+        return following, (following.features, drawn)
 
     _, steps = jax.lax.scan(step, start, jax.random.split(key, horizon))
-    features, action = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), steps)
+    features, drawn = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), steps)
     features = jnp.concatenate([start.features[:, None], features], axis=1)
     going_on = jax.nn.sigmoid(model.read(params, "going_on", features)[..., 0])
     return Dream(
         features,
-        action,
+        bounded(drawn),
+        drawn,
         two_hot_mean(model.read(params, "reward", features)),
         two_hot_mean(model.read(params, "cost", features)),
         going_on.at[:, 0].set(1.0),

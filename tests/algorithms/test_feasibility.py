@@ -100,17 +100,17 @@ def test_data_states_violate_by_their_own_cost():
 
 
 def test_imagined_states_violate_by_the_cost_predicted_in_them_and_first_ones_by_the_row_before():
-    """Three rows of a window, the second ends an episode: predicted, known, and a start that cost nothing."""
+    """Three rows of a window, the second ends an episode: not known, known, and a start that cost nothing."""
     states = jnp.array([[0.6, 0.1, 0.5], [0.1, 0.1, 0.1], [0.9, 0.7, 0.2]])
     going_on = jnp.tile(jnp.array([1.0, 0.9, 0.2]), (3, 1))
-    dream = Dream(jnp.zeros((3, 3, 2)), jnp.zeros((3, 2, 1)), states, states, going_on)
+    dream = Dream(jnp.zeros((3, 3, 2)), jnp.zeros((3, 2, 1)), jnp.zeros((3, 2, 1)), states, states, going_on)
     row = lambda *numbers: jnp.array([numbers])  # noqa: E731
     batch = Transition((), (), row(0.0, 0.0, 0.0), row(1.0, 1.0, 0.0), row(1.0, 1.0, 1.0), row(0.0, 1.0, 0.0), ())
     path = feasibility.of_dream(dream, batch, jnp.tile(jnp.array([1.0, 0.8]), (3, 1)), 0.5)
-    np.testing.assert_array_equal(path.violation, [[1, 0, 1], [1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(path.violation, [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
     np.testing.assert_array_equal(path.going_on, going_on)
     np.testing.assert_array_equal(path.open_end, [[0, 0, 1]] * 3)
-    np.testing.assert_array_equal(path.weight, jnp.array([[1.0, 0.8, 0.0]] * 3))
+    np.testing.assert_array_equal(path.weight, jnp.array([[0.0, 0.8, 0.0], [1.0, 0.8, 0.0], [1.0, 0.8, 0.0]]))
 
 
 def test_rows_without_weight_teach_nothing():

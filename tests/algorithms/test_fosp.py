@@ -131,14 +131,11 @@ def test_the_pair_acts_row_by_row():
 
 
 def test_both_of_the_pair_draw_to_explore():
-    """Equal scores: a fair choice of draws about m = +-.5, cut to [-1, 1].
-
-    Their mean is m (F(b) - F(a)) + f(a) - f(b) - F(a) + 1 - F(b), with a = -1 - m, b = 1 - m, f the normal density.
-    """
+    """Equal scores: a fair choice of draws about .5 and -.5."""
     state = state_of(values([0.0]), values([0.0]), actors=(0.5, -0.5))
     drawn, index = fosp._decide(state, jnp.zeros((20_000, 1)), jax.random.key(1), explore=True, joint=True, **BOUND)
     assert abs(float(index.mean()) - 0.5) < 5 * 0.5 / 20_000**0.5
-    for frozen, mean in ((1, 0.331510), (0, -0.331510)):
+    for frozen, mean in ((1, 0.5), (0, -0.5)):
         own = drawn[index == frozen, 0]
         assert abs(float(own.mean()) - mean) < 5 * float(own.std()) / len(own) ** 0.5
 
@@ -147,7 +144,8 @@ def dream_of(action, cost=0.0):
     """Two rollouts of two steps in the states 0 and 1; rewards 1, costs `cost`."""
     features = jnp.broadcast_to(jnp.array([0.0, 1.0])[:, None, None], (2, 3, 1))
     ones = jnp.ones((2, 3))
-    return Dream(features, jnp.broadcast_to(action, (2, 2, 1)), ones, cost * ones, ones)
+    action = jnp.broadcast_to(action, (2, 2, 1))
+    return Dream(features, action, action, ones, cost * ones, ones)
 
 
 ACTION = jnp.array([[[1.0]], [[1.0]]])  # of the data, one a rollout
@@ -211,6 +209,17 @@ def test_the_actors_loss_by_hand():
     along_mean, along_cost = jax.grad(loss, argnums=(0, 1))(0.2, 1.0)
     np.testing.assert_allclose(along_mean, -(1.0 - 0.2), rtol=1e-5)
     np.testing.assert_allclose(along_cost, 2.855 * (2.0 + 0.5 * excess), rtol=1e-5)
+
+
+def test_a_draw_counts_by_its_own_likelihood_and_by_the_worth_of_what_it_became():
+    """3 is played as 1: w is that of 1, and the mean m goes by 3 - m; so equal weights leave a Gaussian where it is."""
+    found = [jax.grad(drawn_loss)(0.2, times) for times in (1.0, 3.0)]
+    np.testing.assert_allclose(found[0] / (1.0 - 0.2), found[1] / (3.0 - 0.2), rtol=1e-5)
+
+
+def drawn_loss(mean, times):
+    state, found = judged(ACTION, 0.0, 0.0)
+    return feasible_policy.loss(mean, state, found, times * ACTION, config=CONFIG, networks=NETWORKS)[0]
 
 
 def test_data_steps_bootstrap_from_the_next_row_or_from_the_value_where_they_arrived():

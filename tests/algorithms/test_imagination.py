@@ -45,6 +45,18 @@ def test_a_dream_is_the_models_own_steps(params):
     np.testing.assert_allclose(dream.features[:, 1, :4], after, rtol=1e-5, atol=1e-6)
 
 
+def test_draws_are_kept_and_their_bounded_form_is_played(params):
+    dream = jax.jit(dream_of)(params, jnp.full((16, 2), 3.0))
+    assert float(jnp.abs(dream.drawn).max()) > 1.0
+    np.testing.assert_allclose(dream.action, jnp.clip(dream.drawn, -1.0, 1.0), rtol=1e-6)
+    before = MODEL.initial(params, (N,))._replace(
+        memory=dream.features[:, 0, :4], code=dream.features[:, 0, 4:].reshape(N, 3, 4)
+    )
+    np.testing.assert_allclose(
+        dream.features[:, 1, :4], MODEL.remember(params, before, dream.action[:, 0]), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_costs_reach_the_policy_through_the_dynamics_and_weights_do_not(params):
     def total(weights, what):
         dream = dream_of(params, weights)
@@ -57,7 +69,7 @@ def test_costs_reach_the_policy_through_the_dynamics_and_weights_do_not(params):
 
 def test_steps_weigh_by_the_discounts_of_the_states_before():
     going_on = jnp.array([[1.0, 0.5, 1.0, 0.3]])
-    dream = Dream(jnp.zeros((1, 4, 1)), jnp.zeros((1, 3, 1)), going_on, going_on, going_on)
+    dream = Dream(jnp.zeros((1, 4, 1)), jnp.zeros((1, 3, 1)), jnp.zeros((1, 3, 1)), going_on, going_on, going_on)
     np.testing.assert_allclose(dream.weight(0.9), [[1.0, 0.45, 0.405]], rtol=1e-6)
 
 
