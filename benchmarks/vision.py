@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     import jax
     import presets
     import vision_data
+    import vision_needs
     import vision_outcome
     from vision_phases import Job, learn
     from vision_presets import METHODS, PRESETS, changed, look, quick
@@ -82,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         views = {row.frames: frame_stack(single, row.frames) if row.frames > 1 else single for row in rows.values()}
     except ValueError as error:
         stop(str(error))
+    for row in rows.values():
+        if (length := row.offline.batch.length) > world.episode_length:
+            stop(f"--set length={length}, expected at most the {world.episode_length} steps of an episode")
     config = {
         "benchmark": "vision",
         "task": options.task,
@@ -99,15 +103,18 @@ def main(arguments: list[str] | None = None) -> None:
         if options.data is not None:
             vision_data.load(options.data, options.task, seen, 1)  # refused before anything is written
         with Run.open(options.output or Path("runs") / name, config) as run:
+            jobs = {name: Job(run, name, row, views[row.frames], budget) for name, row in rows.items()}
+            print(vision_needs.pictures(seen, budget, len(vision_data.KINDS), world.episode_length), file=sys.stderr)
+            for job in jobs.values():
+                print(vision_needs.method(job), file=sys.stderr)
             path = options.data or vision_data.recorded(
                 run, options.task, engine, seen, budget, options.seed, options.cache / "datasets"
             )
             learned: dict[str, list[Any]] = {}
             for frames in views:
                 dataset = vision_data.load(path, options.task, seen, frames)
-                for name, row in rows.items():
-                    if row.frames == frames:
-                        job = Job(run, name, row, views[frames], budget)
+                for name, job in jobs.items():
+                    if job.row.frames == frames:
                         learned[name] = [learn(job, seed, dataset) for seed in seeds]
             print(vision_outcome.write(run, rows, views, learned, path, limit, seeds, options.task, budget))
     except Interrupted as interruption:

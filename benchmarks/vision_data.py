@@ -77,8 +77,8 @@ def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed:
 
 def _fingerprint(model: Any) -> str:
     """Of a world as it is drawn and moves, so that pictures of another are not taken for its own."""
-    content = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
-    mujoco.mj_saveModel(model, None, content)
+    content = np.zeros(mujoco.mj_sizeModel(model), np.uint8)  # type: ignore[attr-defined]
+    mujoco.mj_saveModel(model, None, content)  # type: ignore[attr-defined]
     return hashlib.sha256(content.tobytes()).hexdigest()[:12]
 
 

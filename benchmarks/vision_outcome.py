@@ -18,7 +18,7 @@ import vision_film
 from vision_presets import Budget, Row
 
 from safejax import envs
-from safejax.data import episode_returns, read_dsrl
+from safejax.data import Dataset, episode_returns, read_dsrl
 from safejax.runs import Run, save_policy, write_json
 from safejax.types import Env
 
@@ -35,7 +35,8 @@ def write(
     budget: Budget,
 ) -> str:
     """Write every result of a finished run into its directory; the table to print."""
-    kinds = _kinds(path)
+    dataset, attributes = read_dsrl(path)
+    kinds = _kinds(dataset, attributes)
     curves = {phase: _curves(run, rows, phase, seeds) for phase in ("offline", "online")}
     reference = envs.task(task).reference
     finals = {
@@ -45,7 +46,13 @@ def write(
         if (curve := curves[phase].get(name)) is not None
     }
     scores = {label: evaluation.scores(*final, (limit,), reference) for label, final in finals.items()}
-    table = f"{_table(kinds, finals, limit)}\n\n{evaluation.table(scores)}"
+    losses = {name: _losses(run, name, seeds) for name in rows}
+    reconstruction = {
+        rows[name].label: found["model/picture"][-1] for name, found in losses.items() if "model/picture" in found
+    }
+    if reconstruction:
+        reconstruction["the data's mean picture"] = _about_the_mean(dataset.transitions.observation["pixels"])
+    table = f"{_table(kinds, finals, limit)}\n{_pictures(reconstruction)}\n{evaluation.table(scores)}"
     results = {
         "command": " ".join(["python", "benchmarks/vision.py", *sys.argv[1:]]),
         "machine": measure.machine(),
@@ -58,7 +65,8 @@ def write(
             label: {"return": final[0].tolist(), "cost": final[1].tolist()} | scores[label]
             for label, final in finals.items()
         },
-        "losses": {name: _losses(run, name, seeds) for name in rows},
+        "losses": losses,
+        "picture_error": reconstruction,
         "cumulative_cost": {
             name: [_spent(run.metrics(f"{name}-online-{seed}")) for seed in seeds] for name in curves["online"]
         },
@@ -103,9 +111,8 @@ def write(
     return f"{table}\n\nepisodes: {path}\nwritten to {run.directory}"
 
 
-def _kinds(path: Path) -> dict[str, dict[str, float]]:
+def _kinds(dataset: Dataset, attributes: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Mean return and cost of the data's episodes by kind, which lie one after the other."""
-    dataset, attributes = read_dsrl(path)
     returns, costs, _ = (np.asarray(values) for values in episode_returns(dataset))
     names = attributes.get("kinds", ["all"])
     if len(returns) != len(names) * attributes.get("episodes_per_kind", len(returns)):  # some diverged
@@ -119,6 +126,22 @@ def _kinds(path: Path) -> dict[str, dict[str, float]]:
         }
         for name, rows in zip(names, groups, strict=True)
     }
+
+
+def _about_the_mean(pictures: Any) -> float:
+    """Squared distance of pictures [N, H, W, C] from their mean, values in [0, 1], a picture: what no model is for."""
+    rows = np.asarray(pictures).reshape(len(pictures), -1)
+    first, second = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for begin in range(0, len(rows), 1000):
+        part = rows[begin : begin + 1000] / 255.0
+        first, second = first + part.sum(0), second + np.square(part).sum(0)
+    return float(np.sum(second / len(rows) - np.square(first / len(rows))))
+
+
+def _pictures(errors: Mapping[str, float]) -> str:
+    """A line on how well world models know the pictures at the end of the offline phase; none without such a model."""
+    found = ", ".join(f"{label} {error:.1f}" for label, error in errors.items())
+    return f"squared error a picture: {found}\n" if errors else ""
 
 
 def _curves(run: Run, rows: Mapping[str, Row], phase: str, seeds: Sequence[int]) -> dict[str, report.Curve]:

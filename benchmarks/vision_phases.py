@@ -65,6 +65,12 @@ class Job:
         return training.replay_for(self.online.batch, steps, self.budget.env_count)
 
     @property
+    def replay_bytes(self) -> int:
+        """Of that room."""
+        room = jax.eval_shape(self.replay.init, example_transition(self.env))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(room))
+
+    @property
     def online(self) -> Algorithm:
         """The algorithm of the online phase."""
         if self.row.online is None:
@@ -148,9 +154,7 @@ def _pretrain(job: Job, seed: int, key: Key, dataset: Dataset) -> Any:
 
 def _finetune(job: Job, seed: int, key: Key, pretrained: Any, dataset: Dataset) -> Any:
     row, env, example = job.row, job.env, example_transition(job.env)
-    room = jax.eval_shape(job.replay.init, example)
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(room))
-    check_fits(needed, f"the replay of {job.name}", "choose a smaller --preset")
+    check_fits(job.replay_bytes, f"the replay of {job.name}", "choose a smaller --preset")
 
     def initial() -> Any:
         learner = row.begin(lambda: jax.jit(job.online.init)(key, example), pretrained)

@@ -1,6 +1,7 @@
 """Pictures recorded for world models: stacks as the world shows them, and files of another kind refused."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 import vision
 import vision_data
+import vision_needs
+import vision_outcome
 from one_line import refusal
+from vision_phases import Job
 from vision_presets import METHODS, PRESETS, changed, look, quick
 
 from safejax import training
@@ -111,6 +115,10 @@ def test_pictures_of_another_number_of_cameras_are_refused(written):
         (["--limit", "-1"], "--limit is -1"),
         (["--set", "expectil=.9"], "--set 'expectil=.9', expected name=value with a name of length,"),
         (["--set", "horizon=far"], "--set 'horizon=far', expected a value like 15"),
+        (
+            ["--set", "length=500", "--task", "ball_run"],
+            "--set length=500, expected at most the 100 steps of an episode",
+        ),
         (["--set", "expectile=1.5", "--quick", "--task", "ball_run"], "expectile is 1.5"),
         (["--data", "nowhere.hdf5", "--quick", "--task", "ball_run"], "no such file"),
     ],
@@ -125,6 +133,23 @@ def test_numbers_of_an_ablation_come_last():
     config, other = (METHODS[name](budget, world(), 20.0).config for name in ("fosp", "safe_dreamer"))
     assert (config.gate, config.pessimistic, config.horizon, config.learning_rate) == ("none", False, 5, 0.1)
     assert (other.horizon, other.learning_rate, other.offline_fraction) == (5, 0.1, 0.25)
+
+
+def test_the_mean_picture_is_off_by_the_variance():
+    """Of 2 values in 2,500 pictures, one steady, one 0 or 1 equally often: 0 and 1/4."""
+    pictures = np.zeros((2500, 1, 2, 1), np.uint8)
+    pictures[:, 0, 0], pictures[::2, 0, 1] = 77, 255
+    assert vision_outcome._about_the_mean(pictures) == pytest.approx(0.25)
+
+
+def test_what_a_run_needs_is_said_in_a_line_a_method():
+    env, budget = world(), quick(PRESETS["mini"])
+    words = vision_needs.method(
+        Job(None, "bc", METHODS["bc"](budget, frame_stack(env, 3), 20.0), frame_stack(env, 3), budget)
+    )
+    assert re.fullmatch(r"behaviour cloning: 0\.\d MB of state; 8 updates of 0\.\d GFLOP offline", words)
+    # 3 kinds of 2 episodes of 5 pictures of 3,072 bytes
+    assert vision_needs.pictures(look(("top",)), budget, 3, LENGTH).startswith("pictures: 0.1 MB")
 
 
 def test_all_presets_bind_all_methods():
