@@ -76,6 +76,12 @@ REFUSED = (
         "actions: 2 values outside [-1, 1], worst 1.31 at row 5. Rescale them, or pass clip_actions=True",
     ),
     Case(
+        "infinite action, clip_actions=True",
+        flat(**with_value("actions", 5, np.inf)),
+        "actions: 2 non-finite values, first at row 5 (episode 1, step 2).",
+        functools.partial(read, clip_actions=True),
+    ),
+    Case(
         "negative cost",
         flat(**with_value("costs", 1, -0.2)),
         "costs: minimum -0.2, 1 below 0, first at row 1 (episode 0, step 1). Costs must be >= 0; rewards may have",
@@ -99,6 +105,11 @@ REFUSED = (
     Case("two rewards a row", flat(rewards=np.zeros((ROWS, 2))), "rewards are float64[7, 2], expected [N] or [N, 1]."),
     Case("flat actions", flat(actions=np.zeros(ROWS)), "actions are float64[7], expected float [N, A] or integer [N]."),
     Case("next observations of another width", flat(next_observations=np.zeros((ROWS, 4))), "expected [3] a row, as"),
+    Case(
+        "pictures whose next are floats",
+        flat(observations=np.zeros((ROWS, 4, 4, 3), np.uint8), next_observations=np.zeros((ROWS, 4, 4, 3))),
+        "next_observations are float64[7, 4, 4, 3], expected uint8, as observations.",
+    ),
     Case("no rows", flat(**NONE), "no rows, expected at least one transition."),
     Case("scalar for a column", flat(costs=np.float32(1)), "costs has no rows, expected one a step."),
     Case("many faults", flat(**NAN, costs=None, actions=np.zeros((6, 2))), "no 'costs'. "),
@@ -195,12 +206,14 @@ REFUSED = (
         "no 'rewards', 'costs'. For data without rewards, to be relabelled, pass rewards=",
     ),
     Case("OGBench, fewer masks", npz(masks=np.ones(6)), "masks are [6], terminals [7].", ZERO),
+    Case("OGBench, masks of 0.5", npz(masks=np.full(7, 0.5)), "masks: 7 values neither 0 nor 1, first at row 0.", ZERO),
     Case("OGBench, compact", npz(valids=np.ones(7)), "'valids' found: this is a compact data set of ogbench.", ZERO),
     Case("npz in D4RL's manner", npz(timeouts=np.zeros(7)), "'timeouts' found: this tells trajectories apart as", ZERO),
 )
 
 NOTED = (
     Case("unfinished tail", flat(), "unfinished tail of 1 rows is kept as a truncated episode."),
+    Case("bytes that count costs", flat(costs=np.ones(ROWS, np.uint8)), "costs: uint8 kept as float32."),
     Case("float64", flat(rewards=np.arange(7.0)), "rewards: float64 kept as float32."),
     Case(
         "constant feature",

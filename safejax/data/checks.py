@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -32,7 +32,7 @@ def printable(text: str) -> str:
 
 
 def to_stored(array: Any) -> np.ndarray:
-    """As a data set keeps it: pixels stay uint8, everything else becomes float32."""
+    """Observations and actions as a data set keeps them: pixels stay uint8, everything else becomes float32."""
     array = np.asarray(array)
     with np.errstate(over="ignore"):  # what overflows becomes inf, which the checks report by row
         return array if array.dtype == np.uint8 else array.astype(np.float32)
@@ -85,6 +85,8 @@ def _shape_fault(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> 
         twin = named.get(name.removeprefix("next_"), array)
         same = twin.shape[1:] == array.shape[1:]
         expected = ("" if array.ndim >= 2 else "[N, O]") if same else f"{list(twin.shape[1:])} a row, as observations"
+        if same and (twin.dtype == np.uint8) != (array.dtype == np.uint8):  # pictures, and 0 to 1 would pass as black
+            expected = f"{twin.dtype}, as observations"
     return expected and f"{name} are {array.dtype}{shape}, expected {expected}."
 
 
@@ -95,6 +97,12 @@ def length_faults(sound: Mapping[str, Any]) -> list[str]:
     if sound and not any(map(len, sound.values())):
         return [NO_ROWS]
     return [f"{name} has {len(array)} rows, {first} {count}." for name, array in sound.items() if len(array) != count]
+
+
+def flag_faults(name: str, flags: np.ndarray, first: Callable[[np.ndarray], str]) -> list[str]:
+    """Of flags that are no flags; `first` names the first row where its argument is true."""
+    bad = (flags != 0) & (flags != 1)
+    return [f"{name}: {bad.sum()} values neither 0 nor 1, first at {first(bad)}. Store 0 or 1."] if bad.any() else []
 
 
 def _part_faults(columns: Columns) -> list[str]:
@@ -125,10 +133,9 @@ def _value_faults(sound: dict[str, np.ndarray]) -> list[str]:
             words = "values too large for float32" if np.isfinite(array).all() else "non-finite values"
             faults.append(f"{name}: {bad.sum()} {words}, first at {first(bad)}.")
     for name, flags in (("terminals", terminals), ("timeouts", timeouts)):
-        if flags is not None and (bad := (flags != 0) & (flags != 1)).any():
-            faults.append(f"{name}: {bad.sum()} values neither 0 nor 1, first at {first(bad)}. Store 0 or 1.")
+        faults += [] if flags is None else flag_faults(name, flags, first)
     if actions is not None and actions.ndim == 2 and actions.size:
-        magnitude = np.abs(np.nan_to_num(actions))
+        magnitude = np.where(np.isfinite(actions), np.abs(actions), 0)
         if (bad := magnitude > 1 + ACTION_TOLERANCE).any():
             row, column = np.unravel_index(np.argmax(magnitude), magnitude.shape)
             worst = f"worst {actions[row, column]:g} at row {row}"

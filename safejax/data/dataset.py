@@ -73,7 +73,7 @@ def assemble(columns: Columns) -> Dataset:
     )
     actions = np.asarray(columns["actions"])
     action = actions.astype(np.int32) if actions.dtype.kind in "iu" else np.clip(to_stored(actions), -1, 1)
-    scalars = (to_stored(array) for array in (columns["rewards"], columns["costs"], ~terminal, last))
+    scalars = (np.asarray(array, np.float32) for array in (columns["rewards"], columns["costs"], ~terminal, last))
     rows = (observation, action, *scalars, next_observation)
     transitions = Transition(*jax.tree.map(jnp.array, rows), extras={})
     return Dataset(transitions, jnp.array(starts, jnp.int32), jnp.array(ends - starts + 1, jnp.int32))

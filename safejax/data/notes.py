@@ -39,6 +39,7 @@ def _conversions(columns: Columns) -> list[str]:
     kept = ("float32", "float16", "uint8", "bool")
     wide = {name: array.dtype.name for name, array in leaves(columns).items() if array.dtype.name not in kept}
     wide = {name: dtype for name, dtype in wide.items() if name not in ("terminals", "timeouts")}
+    wide |= {name: "uint8" for name in ("rewards", "costs") if columns[name].dtype == np.uint8}  # pictures stay bytes
     if columns["actions"].dtype.kind in "iu":
         wide.pop("actions", None)
     by_dtype = {dtype: [name for name in wide if wide[name] == dtype] for dtype in sorted(set(wide.values()))}

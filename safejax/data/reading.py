@@ -76,6 +76,8 @@ def read(
     for name in repair:
         check_choice("repair", name, REPAIRS)
     if episode_length is not None:
+        if isinstance(episode_length, bool) or not isinstance(episode_length, int | np.integer):
+            raise ValueError(f"episode_length is {episode_length!r}, expected a whole number of steps")
         check_range("episode_length", episode_length, 1)
 
     path = Path(path)
@@ -168,7 +170,8 @@ def _let_terminals_win(columns: Columns, notes: list[str]) -> None:
 def _clip(columns: Columns, notes: list[str]) -> None:
     actions = columns.get("actions")
     if actions is not None and actions.dtype.kind == "f":
-        columns["actions"] = np.clip(actions, -1, 1)  # what is not finite stays so and is refused
+        # what is not finite stays so and is refused
+        columns["actions"] = np.where(np.isfinite(actions), np.clip(actions, -1, 1), actions)
         notes.append(f"actions: {(np.abs(actions) > 1).sum()} values clipped to [-1, 1].")
 
 

@@ -79,6 +79,8 @@ def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):
         ({"costs": "one"}, "costs is 'one', expected one of zero"),
         ({"repair": "all"}, "repair is 'all', expected one of terminal_wins"),
         ({"episode_length": 0}, "episode_length is 0"),
+        ({"episode_length": 2.5}, "episode_length is 2.5, expected a whole number of steps"),
+        ({"episode_length": True}, "episode_length is True, expected a whole number of steps"),
     ],
 )
 def test_options_that_are_none(tmp_path, options, words):

@@ -47,6 +47,15 @@ def test_pixels_stay_bytes_and_discrete_actions_integers():
     assert rows.action.dtype == jnp.int32
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool])
+def test_rewards_and_costs_do_not_wrap_whatever_held_them(dtype):
+    ones = {key: np.ones(300, dtype) for key in ("rewards", "costs")}
+    dataset = from_arrays(**{**columns(300, (), (299,)), **ones})
+    returns, costs, _ = episode_returns(dataset)
+    assert (returns.tolist(), costs.tolist()) == ([300], [300])  # 44 in 8 bits
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(dataset.transitions)} == {"float32"}
+
+
 def test_episode_sums_and_best_safe_return():
     dataset = from_arrays(**columns())
     for function in (episode_returns, jax.jit(episode_returns)):
@@ -128,6 +137,14 @@ def test_both_observations_have_the_same_parts():
     parts = {"pixels": np.zeros((7, 4, 4, 3), np.uint8), "state": np.zeros((7, 2))}
     with pytest.raises(DatasetError, match="Give both the same"):
         from_arrays(**{**columns(), "observations": parts, "next_observations": {"pixels": parts["pixels"]}})
+
+
+def test_pictures_are_bytes_in_both_observations_or_in_neither():
+    pictures = np.zeros((7, 4, 4, 3), np.uint8)
+    for held in ((pictures, pictures / 255), (pictures / 255, pictures)):
+        changes = dict(zip(("observations", "next_observations"), held, strict=True))
+        with pytest.raises(DatasetError, match=rf"next_observations are .*, expected {held[0].dtype}, as observations"):
+            from_arrays(**{**columns(), **changes})
 
 
 def test_no_rows():

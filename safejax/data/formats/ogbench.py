@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from safejax.data.checks import flag_faults
 from safejax.data.formats.npz import open_npz
 from safejax.data.formats.storage import Contents
 
@@ -35,7 +36,9 @@ def contents(path: Path, max_bytes: int) -> Contents:
     columns = {name: arrays[name] for name in COLUMNS if name in arrays}
     if "terminals" in arrays:
         ends = arrays["terminals"]
-        done = arrays.get("masks", np.ones_like(ends)) == 0
+        masks = arrays.get("masks", np.ones_like(ends))
+        faults += flag_faults("masks", masks, lambda bad: f"row {np.argmax(bad)}")
+        done = masks == 0
         if done.shape == ends.shape:
             columns |= {"terminals": done, "timeouts": np.where(done, np.zeros_like(ends), ends)}
         else:
