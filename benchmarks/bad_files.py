@@ -144,6 +144,26 @@ REFUSED = (
         "'observations' is a Group, expected a data set.",
     ),
     Case(
+        "never written",
+        spoiled_files.edited(spoiled_files.never_written, "rewards"),
+        "'rewards' was never fully written; what is missing would read as zeros. Collect or",
+    ),
+    Case(
+        "half written", spoiled_files.edited(spoiled_files.half_written, "rewards"), "'rewards' was never fully written"
+    ),
+    Case(
+        "compression that HDF5 lacks",
+        spoiled_files.foreign_filter,
+        "'rewards' is compressed by filter 32015 lzf, which HDF5 lacks here. Install and import hdf5plugin.",
+    ),
+    Case(
+        "2**50 rows of nothing",
+        spoiled_files.edited(spoiled_files.no_width),
+        "observations are float32[1125899906842624, 0], expected at least one number a row.",
+        functools.partial(read, costs="zero"),
+    ),
+    Case("actions of no width, npz", npz(actions=np.zeros((7, 0))), "expected at least one number a row.", ZERO),
+    Case(
         "8 TB declared", spoiled_files.edited(spoiled_files.declared), "would need 7.3 TiB; limit 32 GiB (max_bytes=)."
     ),
     Case(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,29 @@ def empty_group(file: h5py.File, folder: Path) -> None:
 
 
 def declared(file: h5py.File, folder: Path) -> None:
-    file.create_dataset("observations", (10**12,), "f8", chunks=(10**6,))
+    chunk, zeros = 5 * 10**8, zlib.compress(b"")
+    item = file.create_dataset("observations", (10**12,), "f8", chunks=(chunk,), compression="gzip")
+    for first in range(0, 10**12, chunk):
+        item.id.write_direct_chunk((first,), zeros)
 
 
 def large_chunk(file: h5py.File, folder: Path) -> None:
-    file.create_dataset("observations", (ROWS, 3), "f4", chunks=(2**20, 2**8), maxshape=(None, None))
+    shapes = {"chunks": (2**20, 2**8), "maxshape": (None, None)}
+    item = file.create_dataset("observations", (ROWS, 3), "f4", compression="gzip", **shapes)
+    item.id.write_direct_chunk((0, 0), zlib.compress(b""))
+
+
+def never_written(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("rewards", (ROWS,), "f4")
+
+
+def half_written(file: h5py.File, folder: Path) -> None:
+    rewards = file.create_dataset("rewards", (ROWS,), "f4", chunks=(2,))
+    rewards[:4] = 1
+
+
+def no_width(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("observations", (2**50, 0), "f4")
 
 
 def strings(file: h5py.File, folder: Path) -> None:
@@ -95,6 +114,18 @@ def flipped_bit(folder: Path) -> Path:
         place = rewards.id.get_chunk_info(0).byte_offset
     held = bytearray(path.read_bytes())
     held[place] ^= 1
+    path.write_bytes(held)
+    return path
+
+
+def foreign_filter(folder: Path) -> Path:
+    """Compressed by what h5py knows, under a number that it does not."""
+    path = flat(rewards=None)(folder)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", data=columns()["rewards"], compression="lzf", chunks=(ROWS,))
+    held = bytearray(path.read_bytes())
+    place = held.index(b"lzf\0") - 8  # the number begins the filter's entry, and its name ends it
+    held[place : place + 2] = (32015).to_bytes(2, "little")
     path.write_bytes(held)
     return path
 

@@ -67,14 +67,16 @@ def check_columns(columns: Columns, source: Any, faults: Sequence[str] = ()) -> 
         refuse(source, found or [NO_ROWS])
 
 
-def dtype_fault(name: str, dtype: np.dtype) -> str:
-    """'' or the fault of a dtype that holds no real numbers."""
-    return "" if dtype.kind in "fiub" else f"{name}: dtype {str(dtype).lstrip('<>|=')}, expected a real number."
+def column_fault(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    """'' or the fault of a column whose rows hold no real numbers, or nothing."""
+    if dtype.kind not in "fiub":
+        return f"{name}: dtype {str(dtype).lstrip('<>|=')}, expected a real number."
+    return f"{name} are {dtype}{list(shape)}, expected at least one number a row." if 0 in shape[1:] else ""
 
 
 def _shape_fault(name: str, array: np.ndarray, named: dict[str, np.ndarray]) -> str:
     expected, kind, shape = "", array.dtype.kind, list(array.shape)
-    if fault := dtype_fault(name, array.dtype):
+    if fault := column_fault(name, array.dtype, array.shape):
         return fault
     if name in SCALAR_KEYS:
         expected = "" if array.ndim == 1 else "[N] or [N, 1]"

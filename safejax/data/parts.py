@@ -21,7 +21,7 @@ from safejax.data.dataset import Dataset, assemble
 from safejax.data.formats import hdf5
 from safejax.data.memory import check_fits
 from safejax.data.notes import successor_mismatch
-from safejax.data.reading import endless
+from safejax.data.reading import NO_SUCCESSORS, endless
 from safejax.types import check_range
 
 FLAGS = ("terminals", "timeouts")
@@ -59,6 +59,7 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
             refuse(path, faults)
         ends = np.flatnonzero(last_rows(flags)) + 1
         row_bytes = hdf5.byte_count(found.values()) // max(len(flags["terminals"]), 1)
+        found_any = False
         for start, stop in _cuts(ends, part_rows):
             # the part, its float32 and its successors
             check_fits(3 * (stop - start) * row_bytes, f"{path}: {stop - start:,} rows", "lower part_rows")
@@ -70,7 +71,10 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
             elif mismatch := successor_mismatch(columns):
                 warnings.warn(f"{path}, rows from {start:,} on: {mismatch}", stacklevel=2)
             if len(columns["rewards"]):
+                found_any = True
                 yield assemble(columns)
+        if not found_any:
+            refuse(path, [NO_SUCCESSORS])
 
 
 def _find(file: h5py.File, path: Path, required: frozenset[str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from safejax.types import check_choice, check_range
 REPAIRS = ("terminal_wins",)
 REQUIRED = ("observations", "actions", "rewards", "costs", "terminals", "timeouts")
 SHOWN_KEYS = 12
+NO_SUCCESSORS = "no row has a successor: every episode is one step long and was cut off."
 ADVICE = {
     "rewards": 'For data without rewards, to be relabelled, pass rewards="zero".',
     "costs": 'A safe algorithm needs a cost per step. For plain offline RL pass costs="zero".',
@@ -187,5 +188,5 @@ def _with_successors(columns: Columns, path: Path, notes: list[str]) -> Columns:
     if dropped:
         notes.append(f"{dropped} rows that were cut off have no next observation and are dropped.")
     if dropped == count:
-        refuse(path, ["no row has a successor: every episode is one step long and was cut off."])
+        refuse(path, [NO_SUCCESSORS])
     return derived

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.data.checks import DatasetError, dtype_fault, length_faults, printable
+from safejax.data.checks import DatasetError, column_fault, length_faults, printable
 from safejax.data.dataset import Dataset
 from safejax.data.memory import check_fits
 from safejax.types import Key, Transition, check_range
@@ -245,7 +245,7 @@ def _fault(arrays: Mapping[str, np.ndarray]) -> str:
     if following != {f"next_{name}" for name in observations}:
         return f"columns are {', '.join(sorted(following))} beside {', '.join(sorted(observations))}"
     for name, array in arrays.items():
-        if fault := dtype_fault(name, array.dtype):
+        if fault := column_fault(name, array.dtype, array.shape):
             return fault
         if array.ndim != 1 if name in _SCALARS else array.ndim < (1 if name == "action" else 2):
             return f"{name} is {array.dtype}{list(array.shape)}"

@@ -147,6 +147,12 @@ def test_pictures_are_bytes_in_both_observations_or_in_neither():
             from_arrays(**{**columns(), **changes})
 
 
+@pytest.mark.parametrize("name", ["observations", "actions"])
+def test_no_width(name):
+    with pytest.raises(DatasetError, match=rf"{name} are float64\[7, 0\], expected at least one number a row"):
+        from_arrays(**{**columns(), "next_observations": None, name: np.zeros((7, 0))})
+
+
 def test_no_rows():
     with pytest.raises(DatasetError, match="from_arrays: no rows, expected at least one transition"):
         from_arrays(**{key: value[:0] for key, value in columns().items()})

@@ -85,6 +85,14 @@ def test_flags_of_another_length_or_none_at_all_are_refused(tmp_path):
             list(read_parts(path, part_rows=8))
 
 
+def test_a_file_of_which_no_row_has_a_successor_is_refused(tmp_path):
+    path = write(tmp_path / "a.hdf5", successors=False)
+    with h5py.File(path, "r+") as file:
+        file["terminals"][...], file["timeouts"][...] = 0, 1
+    with pytest.raises(DatasetError, match="a.hdf5: no row has a successor: every episode is one step long"):
+        list(read_parts(path, part_rows=8))
+
+
 def test_next_observations_of_other_rows_are_told(tmp_path):
     path = write(tmp_path / "a.hdf5")
     with h5py.File(path, "r+") as file:

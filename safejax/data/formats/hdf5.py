@@ -1,5 +1,6 @@
 """HDF5 that nobody vouches for. It can show other files of the user as its own values: by soft and external links, by
-external storage and as virtual data sets, which read as zeros where their source is missing. All of these are refused.
+external storage and as virtual data sets, which read as zeros where their source is missing. All of these are refused,
+and so are values that were declared and never written, which read as zeros too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from safejax.data.checks import dtype_fault
+from safejax.data.checks import column_fault
 from safejax.data.formats.storage import DAMAGE, reading
 
 ATTRIBUTE_BYTES = 2**20
@@ -47,12 +48,8 @@ def find(parent: h5py.Group, key: str, faults: list[str], *, parts: bool = False
         return {}
     if not isinstance(item, h5py.Dataset):
         faults.append(f"{name!r} is a {type(item).__name__}, expected a data set.")
-    elif item.external or item.is_virtual:
-        faults.append(f"refused: {name!r} is stored outside this file.")
-    elif fault := dtype_fault(name, item.dtype):
+    elif fault := _unfit(name, item):
         faults.append(fault)
-    elif not item.shape:
-        faults.append(f"{name} has no rows, expected one a step.")
     else:
         return item
     return {}
@@ -81,6 +78,32 @@ def _own(parent: h5py.Group, key: str, faults: list[str]) -> Any:
 
 def _name(parent: h5py.Group, key: str) -> str:
     return f"{parent.name}/{key}".strip("/")
+
+
+def _unfit(name: str, item: h5py.Dataset) -> str:
+    """'' or why the values are not to be read."""
+    if item.external or item.is_virtual:
+        return f"refused: {name!r} is stored outside this file."
+    if fault := column_fault(name, item.dtype, item.shape or ()):
+        return fault
+    if not item.shape:
+        return f"{name} has no rows, expected one a step."
+    if not _is_written(item):
+        return f"{name!r} was never fully written; what is missing would read as zeros. Collect or download it again."
+    filters = item.id.get_create_plist()
+    for code, _, _, kind in map(filters.get_filter, range(filters.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            called = f"filter {code} {kind.decode(errors='replace')}".strip()
+            return f"{name!r} is compressed by {called}, which HDF5 lacks here. Install and import hdf5plugin."
+    return ""
+
+
+def _is_written(item: h5py.Dataset) -> bool:
+    """Whether every chunk has its place in the file, or all values together have theirs."""
+    if item.chunks is None:
+        return not item.size or item.id.get_storage_size() > 0
+    expected = math.prod(-(-length // chunk) for length, chunk in zip(item.shape, item.chunks, strict=True))
+    return item.id.get_num_chunks() >= expected
 
 
 def byte_count(items: Iterable[Item]) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from safejax.data.checks import dtype_fault
+from safejax.data.checks import column_fault
 from safejax.data.formats.storage import needed, reading, size
 
 RATIO, FREE_BYTES = 200, 16 * 2**20  # so many times may values expand; small ones as far as they like
@@ -58,7 +58,7 @@ class Npz(NamedTuple):
             expected = stream.tell() + math.prod(shape) * dtype.itemsize
         if dtype.hasobject:
             faults.append(f"refused: {name!r} is an object array, a pickle that could run code. Store numbers.")
-        elif fault := dtype_fault(name, dtype):
+        elif fault := column_fault(name, dtype, shape):
             faults.append(fault)
         elif not shape:
             faults.append(f"{name} is a single number, expected one row a step.")
