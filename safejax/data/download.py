@@ -65,11 +65,10 @@ def download(
 
     Raises:
       DatasetError: no address gave the file, in one line with all of them, the folder and the way round; or the
-        disk has too little room.
+        folder cannot be written; or the disk has too little room.
     """
     target = Path(os.path.abspath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(target):
+    with _one_at_a_time(target, addresses):
         if target.exists():
             return target
         failures = []
@@ -96,9 +95,17 @@ def download(
 
 
 @contextlib.contextmanager
-def _one_at_a_time(target: Path) -> Iterator[None]:
-    """Hold the target's lock, which the kernel gives up when its holder dies."""
-    with target.with_name(f".{target.name}.lock").open("a") as lock:
+def _one_at_a_time(target: Path, addresses: Sequence[str]) -> Iterator[None]:
+    """Make the target's folder and hold its lock there, which the kernel gives up when its holder dies."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.with_name(f".{target.name}.lock").open("a")
+    except OSError as error:
+        raise DatasetError(
+            f"{target.name} could not be downloaded: {target.parent} cannot be written ({error.strerror}). Choose "
+            f"another cache=, or give path= of a copy from {' or '.join(addresses)}"
+        ) from None
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safejax.data import catalog
-from safejax.data.checks import DatasetError
+from safejax.data.checks import refuse
 from safejax.data.checksums import check_file
 from safejax.data.dataset import Dataset
 from safejax.data.download import download
@@ -75,18 +75,18 @@ def locate(
       DatasetError: nothing here under that path or name; a cached file of another length or SHA-256; or as `download`.
     """
     local = Path(path_or_name if path is None else path)
-    if local.exists():
+    if os.path.exists(local):  # Path.exists fails on names that no file can have
         return local
     if path is not None:
-        raise DatasetError(f"{path}: no such file; check path=")
+        refuse(path, ["no such file; check path="])
     entry = catalog.find(os.fspath(path_or_name))
     if entry is None:
         near = catalog.nearest(os.fspath(path_or_name))
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise DatasetError(f"{path_or_name}: no such file, and no name of safejax.data.catalog.names(){hint}")
+        refuse(path_or_name, [f"no such file, and no name of safejax.data.catalog.names(){hint}"])
     folder = cache_folder() if cache is None else Path(cache)
     target = folder / entry.file
-    if not target.exists():
+    if not os.path.exists(target):
         return download(
             entry.addresses, target, size=entry.size, sha256=entry.sha256, timeout=timeout, progress=progress
         )

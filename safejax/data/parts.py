@@ -44,7 +44,7 @@ def read_parts(path: str | os.PathLike, *, part_rows: int, costs: Literal["zero"
     """
     check_range("part_rows", part_rows, 1)
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file fails on names that no file can have
         refuse(path, ["no such file. Check the path or download it first."])
     with hdf5.open_hdf5(path) as file:
         found = _find(file, path, REQUIRED - {"costs"} if costs == "zero" else REQUIRED)

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,24 @@ def test_what_is_nowhere_is_refused_in_one_line(tmp_path):
         loading.locate("BallCircle", path=tmp_path / "gone.hdf5")
     with pytest.raises(DatasetError, match=r"BalCircle: no such file, and no name of .*; nearest: BallCircle"):
         loading.locate("BalCircle")
+    for name in ("y" * 300, "no\nsuch", "nul\0"):
+        with pytest.raises(DatasetError, match="no such file, and no name of") as raised:
+            loading.locate(name)
+        assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("spoil", ["file", "file above", "long name", "lock"])
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, spoil):
+    (tmp_path / "file").touch()
+    (tmp_path / "lock" / ".a.hdf5.lock").mkdir(parents=True)
+    places = {"file above": tmp_path / "file" / "above", "long name": "y" * 300}
+    folder = Path(places.get(spoil, tmp_path / spoil)).absolute()
+    with pytest.raises(DatasetError) as raised:
+        fetch(["http://127.0.0.1:9/a", "http://127.0.0.1:9/b"], folder / "a.hdf5")
+    assert str(raised.value).startswith(f"a.hdf5 could not be downloaded: {folder} cannot be written (")
+    assert str(raised.value).endswith(
+        "Choose another cache=, or give path= of a copy from http://127.0.0.1:9/a or http://127.0.0.1:9/b"
+    )
 
 
 def test_load_refuses_data_of_another_task(tmp_path):

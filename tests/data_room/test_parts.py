@@ -59,6 +59,8 @@ def test_faults_are_one_line(tmp_path, monkeypatch):
         list(read_parts(write(tmp_path / "a.hdf5", costs=False), part_rows=8))
     with pytest.raises(DatasetError, match=r"gone.hdf5: no such file"):
         list(read_parts(tmp_path / "gone.hdf5", part_rows=8))
+    with pytest.raises(DatasetError, match="yyy: no such file"):
+        list(read_parts("y" * 300, part_rows=8))
     path = write(tmp_path / "b.hdf5")
     with h5py.File(path, "r+") as file:
         file["rewards"][13] = np.nan
@@ -89,7 +91,7 @@ def test_a_file_of_which_no_row_has_a_successor_is_refused(tmp_path):
     path = write(tmp_path / "a.hdf5", successors=False)
     with h5py.File(path, "r+") as file:
         file["terminals"][...], file["timeouts"][...] = 0, 1
-    with pytest.raises(DatasetError, match="a.hdf5: no row has a successor: every episode is one step long"):
+    with pytest.raises(DatasetError, match=r"a.hdf5: no row has a successor: every episode is one step long"):
         list(read_parts(path, part_rows=8))
 
 
