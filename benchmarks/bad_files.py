@@ -6,6 +6,7 @@ tests build the same files and compare the words.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -37,6 +38,12 @@ class Case(NamedTuple):
 
 def _wide(path: Path) -> None:
     check_widths(read(path)[0], 12, 2, "hopper", source=str(path))
+
+
+def _while_written(path: Path) -> None:
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)  # as HDF5 holds it
+        read(path)
 
 
 NAN, INF = (with_value(key, row, value) for key, row, value in (("rewards", 4, np.nan), ("observations", 6, np.inf)))
@@ -163,8 +170,12 @@ REFUSED = (
         functools.partial(read, costs="zero"),
     ),
     Case("actions of no width, npz", npz(actions=np.zeros((7, 0))), "expected at least one number a row.", ZERO),
+    Case("being written", flat(), "open for writing elsewhere ([Errno 11] Unable to", _while_written),
     Case(
-        "8 TB declared", spoiled_files.edited(spoiled_files.declared), "would need 7.3 TiB; limit 32 GiB (max_bytes=)."
+        "8 TB declared",
+        spoiled_files.edited(spoiled_files.declared),
+        "would need 7.3 TiB; limit 32 GiB (max_bytes=).",
+        functools.partial(read, max_bytes=32 * 2**30),
     ),
     Case(
         "large chunk",

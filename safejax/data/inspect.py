@@ -19,7 +19,6 @@ import numpy as np
 
 from safejax.data.checks import DatasetError, printable
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
-from safejax.data.formats.storage import MAX_BYTES
 from safejax.data.reading import REPAIRS, read
 from safejax.scores import known_scores
 from safejax.types import check_range
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
     parser.add_argument("--repair", choices=REPAIRS, action="append", default=[])
     parser.add_argument("--episode-length", type=int, help="environment steps after which episodes time out")
-    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, help="refuse larger files (default: 32 GiB)")
+    parser.add_argument("--max-bytes", type=int, help="refuse larger files (default: a sixth of the memory left)")
     options = vars(parser.parse_args(arguments))
     path, name, cost_limit = (options.pop(key) for key in ("file", "name", "cost_limit"))
     jax.config.update("jax_platforms", "cpu")  # no accelerator is asked for, or looked for over a network

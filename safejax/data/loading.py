@@ -11,13 +11,8 @@ from safejax.data.checks import refuse
 from safejax.data.checksums import check_file
 from safejax.data.dataset import Dataset
 from safejax.data.download import download
-from safejax.data.formats.storage import MAX_BYTES
-from safejax.data.memory import available_bytes, host_bytes
 from safejax.data.provenance import check_provenance
 from safejax.data.reading import read
-
-WHILE_READING = 6
-"""Bytes of memory that reading may take for each that a file declares: copies, float32, next observations."""
 
 
 def load(
@@ -37,13 +32,11 @@ def load(
       cache: see `locate`.
       task: that the data are for, if known: data that say they were collected in another are refused.
       renderer: with `task`, of the pixels that the policy will see: data drawn by another are refused.
-      **options: of `read`. By default `max_bytes` is a sixth of what the device and the host have left.
+      **options: of `read`.
 
     Raises:
       DatasetError: as `locate`, `read` and `check_provenance`.
     """
-    left = [count // WHILE_READING for count in (available_bytes(), host_bytes()) if count is not None]
-    options.setdefault("max_bytes", min([*left, MAX_BYTES]))
     dataset, attributes = read(locate(path_or_name, path=path, cache=cache), **options)
     if task is not None:
         check_provenance(attributes, task=task, renderer=renderer, source=str(path_or_name))

@@ -22,13 +22,16 @@ from safejax.data.columns import flat_scalars, with_successors, with_timeouts
 from safejax.data.dataset import Dataset, assemble
 from safejax.data.formats import flat, minari, ogbench
 from safejax.data.formats.hdf5 import open_hdf5
-from safejax.data.formats.storage import HDF5_SIGNATURE, MAX_BYTES, ZIP_SIGNATURE, Contents, incomplete
+from safejax.data.formats.storage import HDF5_SIGNATURE, MAX_BYTES, ZIP_SIGNATURE, Contents, Limit, incomplete
+from safejax.data.memory import available_bytes, host_bytes
 from safejax.data.notes import notes_on, successor_mismatch
 from safejax.types import check_choice, check_range
 
 REPAIRS = ("terminal_wins",)
 REQUIRED = ("observations", "actions", "rewards", "costs", "terminals", "timeouts")
 SHOWN_KEYS = 12
+WHILE_READING = 6
+"""Bytes of memory that reading may take for each that a file declares: copies, float32, next observations."""
 NO_SUCCESSORS = "no row has a successor: every episode is one step long and was cut off."
 ADVICE = {
     "rewards": 'For data without rewards, to be relabelled, pass rewards="zero".',
@@ -45,7 +48,7 @@ def read(
     clip_actions: bool = False,
     repair: Collection[str] = (),
     episode_length: int | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Read a DSRL or D4RL HDF5 file, a Minari directory or an OGBench npz file.
 
@@ -57,7 +60,8 @@ def read(
       repair: "terminal_wins" keeps rows that are both terminal and timeout as terminal; otherwise refused.
       episode_length: environment steps after which an episode that the file does not end counts as timed out; for
         files without timeouts.
-      max_bytes: a file that declares more is refused before anything is read.
+      max_bytes: a file that declares more is refused before anything is read; by default a sixth of what the device
+        and the host have left, and at most 32 GiB.
 
     Returns:
       The checked data set; and what the file says of itself, with "format" and "notes" added: a list of sentences on
@@ -80,10 +84,11 @@ def read(
         if isinstance(episode_length, bool) or not isinstance(episode_length, int | np.integer):
             raise ValueError(f"episode_length is {episode_length!r}, expected a whole number of steps")
         check_range("episode_length", episode_length, 1)
+    limit = _limit(max_bytes)
 
     path = Path(path)
     try:
-        held = _open(path, max_bytes)
+        held = _open(path, limit)
     except OSError as error:
         refuse(
             path, [f"cannot be opened ({error.strerror or type(error).__name__}). Check the path and its permissions."]
@@ -116,7 +121,16 @@ def read_dsrl(path: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
     return read(path)
 
 
-def _open(path: Path, max_bytes: int) -> Contents:
+def _limit(max_bytes: int | None) -> Limit:
+    """The caller's, or what the memory has room for."""
+    if max_bytes is not None:
+        check_range("max_bytes", max_bytes, 0)
+        return Limit(max_bytes)
+    left = min((count for count in (available_bytes(), host_bytes()) if count is not None), default=None)
+    return Limit(MAX_BYTES) if left is None else Limit(min(left // WHILE_READING, MAX_BYTES), left)
+
+
+def _open(path: Path, limit: Limit) -> Contents:
     """What the file holds, by the reader that its first bytes and its layout call for."""
     if path.is_dir():
         main = minari.main_file(path)
@@ -130,9 +144,9 @@ def _open(path: Path, max_bytes: int) -> Contents:
         head = file.read(len(HDF5_SIGNATURE))
     if head == HDF5_SIGNATURE or h5py.is_hdf5(path):
         with open_hdf5(path) as file:
-            return minari.contents(file, path, max_bytes) if minari.is_minari(file) else flat.contents(file, max_bytes)
+            return minari.contents(file, path, limit) if minari.is_minari(file) else flat.contents(file, limit)
     if head.startswith(ZIP_SIGNATURE):
-        return ogbench.contents(path, max_bytes)
+        return ogbench.contents(path, limit)
     incomplete(path, "HDF5 or npz")
 
 

@@ -59,6 +59,15 @@ def test_a_row_counts_as_not_next_where_any_part_is_not():
     assert "on 75.0% of the rows inside" in successor_mismatch({**held, **flags})
 
 
+def test_a_file_that_is_too_large_is_not_called_damaged(tmp_path, monkeypatch):
+    def fail(item):
+        raise MemoryError("Unable to allocate 21.8 TiB")
+
+    monkeypatch.setattr("safejax.data.formats.hdf5.values", fail)
+    with pytest.raises(DatasetError, match=r"does not fit into memory \(Unable to allocate 21.8 TiB\)\. Free"):
+        read(data_files.flat()(tmp_path))
+
+
 def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):
     path = tmp_path / "car.hdf5"
     with h5py.File(path, "w", libver="latest") as file:  # older layouts hold no large attributes
@@ -80,6 +89,7 @@ def test_a_large_attribute_is_left_out_and_others_stay(tmp_path):
         ({"repair": "all"}, "repair is 'all', expected one of terminal_wins"),
         ({"episode_length": 0}, "episode_length is 0"),
         ({"episode_length": 2.5}, "episode_length is 2.5, expected a whole number of steps"),
+        ({"max_bytes": -1}, "max_bytes is -1"),
         ({"episode_length": True}, "episode_length is True, expected a whole number of steps"),
     ],
 )

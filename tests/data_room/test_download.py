@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safejax.data import catalog, download, from_arrays, load, loading, write_dsrl
+from safejax.data import catalog, download, from_arrays, load, loading, read, read_dsrl, reading, write_dsrl
 from safejax.data.checks import DatasetError
 from safejax.data.download import download as fetch
 
@@ -256,13 +256,16 @@ def test_a_cached_file_of_which_no_sum_is_known_is_taken(tmp_path, monkeypatch, 
     assert loading.locate("Public", cache=tmp_path).read_bytes() == CONTENT
 
 
-def test_load_reads_what_fits_into_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("function", [load, read, read_dsrl])
+def test_what_fits_into_memory_is_read(tmp_path, monkeypatch, function):
     data = from_arrays(np.ones((9, 2)), np.zeros((9, 1)), np.arange(9), np.zeros(9), np.zeros(9), np.arange(9) == 8)
     write_dsrl(tmp_path / "a.hdf5", data)
     assert load(tmp_path / "a.hdf5").transitions.reward.tolist() == list(range(9))
-    monkeypatch.setattr(loading, "available_bytes", lambda: 100)
-    with pytest.raises(DatasetError, match=r"a.hdf5: would need .*; limit 16 bytes \(max_bytes=\)"):
-        load(tmp_path / "a.hdf5")
+    monkeypatch.setattr(reading, "available_bytes", lambda: 100)
+    with pytest.raises(
+        DatasetError, match=r"a.hdf5: would need .*; limit 16 bytes of 100 bytes available \(max_bytes=\)"
+    ):
+        function(tmp_path / "a.hdf5")
     assert load(tmp_path / "a.hdf5", max_bytes=10_000).transitions.reward.shape == (9,)
 
 

@@ -88,6 +88,12 @@ def test_options_reach_the_reader(tmp_path, capsys):
     assert "actions: 2 values clipped to [-1, 1]." in printed
 
 
+def test_a_file_beyond_the_memory_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("safejax.data.reading.host_bytes", lambda: 600)
+    assert inspect.main([str(data_files.flat()(tmp_path))]) == 2
+    assert "would need 294 bytes; limit 100 bytes of 600 bytes available" in capsys.readouterr().err
+
+
 def test_scores_are_looked_up_by_name(tmp_path, capsys):
     path = str(data_files.flat()(tmp_path))
     assert inspect.main([path, "--name", "BallCircle", "--cost-limit", "4"]) == 0

@@ -23,14 +23,14 @@ import numpy as np
 from safejax.data.checks import KEYS, refuse
 from safejax.data.dataset import Dataset
 from safejax.data.formats import hdf5
-from safejax.data.formats.storage import Contents, needed
+from safejax.data.formats.storage import Contents, Limit, needed
 
 
-def contents(file: h5py.File, max_bytes: int) -> Contents:
+def contents(file: h5py.File, limit: Limit) -> Contents:
     """The columns of an open file, as far as they are there and may be read."""
     present, faults = tuple(map(str, file)), []  # names that are no text come as bytes
     found = {key: hdf5.find(file, key, faults, parts="observations" in key) for key in KEYS if key in present}
-    excess = needed(hdf5.byte_count(found.values()), max_bytes)
+    excess = needed(hdf5.byte_count(found.values()), limit)
     columns = {key: hdf5.values(item) for key, item in found.items() if item and not excess}
     attributes = hdf5.attributes(file)
     with contextlib.suppress(ValueError, TypeError, RecursionError):

@@ -126,7 +126,7 @@ def attributes(item: h5py.Group) -> dict[str, Any]:
     """What is attached to `item` and JSON can hold; large values are left out."""
     found = {}
     for name in item.attrs:
-        with contextlib.suppress(*DAMAGE):  # a stranger's attribute may be of any kind
+        with contextlib.suppress(*DAMAGE, MemoryError):  # a stranger's attribute may be of any kind
             about = item.attrs.get_id(name)
             if math.prod(about.shape or ()) * about.dtype.itemsize > ATTRIBUTE_BYTES:
                 continue

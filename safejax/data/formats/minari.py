@@ -22,7 +22,7 @@ import numpy as np
 
 from safejax.data.checks import Columns
 from safejax.data.formats import hdf5
-from safejax.data.formats.storage import Contents, needed
+from safejax.data.formats.storage import Contents, Limit, needed
 
 MAIN_FILE, METADATA_FILE = "main_data.hdf5", "metadata.json"
 METADATA_BYTES = 16 * 2**20
@@ -43,7 +43,7 @@ def is_minari(file: h5py.File) -> bool:
     return any(EPISODE.fullmatch(str(name)) for name in file)
 
 
-def contents(file: h5py.File, path: Path, max_bytes: int) -> Contents:
+def contents(file: h5py.File, path: Path, limit: Limit) -> Contents:
     """The columns of all episodes in order, as far as they are there and may be read."""
     names = sorted(filter(EPISODE.fullmatch, map(str, file)), key=lambda name: int(name.removeprefix("episode_")))
     faults: list[str] = []
@@ -52,7 +52,7 @@ def contents(file: h5py.File, path: Path, max_bytes: int) -> Contents:
     if metadata.get("jpeg_encoding") and any("dtype object" in fault for fault in faults):
         faults.append("Pictures are stored as JPEG, which is not read; record with jpeg_encoding=False.")
     faults += [] if faults else _incomplete(metadata, episodes)
-    faults[:0] = needed(sum(hdf5.byte_count(items.values()) for items in episodes.values()), max_bytes)
+    faults[:0] = needed(sum(hdf5.byte_count(items.values()) for items in episodes.values()), limit)
     parts = [] if faults else [_columns(name, items, faults) for name, items in episodes.items()]
     parts = [part for part in parts if len(part["rewards"])]
     faults += _unlike(parts)

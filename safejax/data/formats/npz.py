@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from safejax.data.checks import column_fault
-from safejax.data.formats.storage import needed, reading, size
+from safejax.data.formats.storage import Limit, needed, reading, size
 
 RATIO, FREE_BYTES = 200, 16 * 2**20  # so many times may values expand; small ones as far as they like
 
@@ -33,11 +33,11 @@ class Npz(NamedTuple):
     archive: zipfile.ZipFile
     names: tuple[str, ...]
 
-    def find(self, wanted: Iterable[str], max_bytes: int, faults: list[str]) -> list[str]:
+    def find(self, wanted: Iterable[str], limit: Limit, faults: list[str]) -> list[str]:
         """Which of `wanted` are there and fit to be read; sentences about the others go into `faults`."""
         members = {name: self.archive.getinfo(f"{name}.npy") for name in wanted if name in self.names}
         declared, packed = (sum(getattr(m, n) for m in members.values()) for n in ("file_size", "compress_size"))
-        if excess := needed(declared, max_bytes):
+        if excess := needed(declared, limit):
             faults += excess
             return []
         if declared > max(FREE_BYTES, RATIO * packed):

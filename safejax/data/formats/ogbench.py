@@ -17,7 +17,7 @@ import numpy as np
 
 from safejax.data.checks import flag_faults
 from safejax.data.formats.npz import open_npz
-from safejax.data.formats.storage import Contents
+from safejax.data.formats.storage import Contents, Limit
 
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "costs")
 FOREIGN = {
@@ -26,12 +26,12 @@ FOREIGN = {
 }
 
 
-def contents(path: Path, max_bytes: int) -> Contents:
+def contents(path: Path, limit: Limit) -> Contents:
     """The columns of the file, as far as they are there and may be read."""
     faults: list[str] = []
     with open_npz(path) as npz:
         faults += [f"{key!r} found: this {words}" for key, words in FOREIGN.items() if key in npz.names]
-        fit = npz.find((*COLUMNS, "terminals", "masks"), max_bytes, faults)
+        fit = npz.find((*COLUMNS, "terminals", "masks"), limit, faults)
         arrays = {name: npz.read(name) for name in fit}
     columns = {name: arrays[name] for name in COLUMNS if name in arrays}
     if "terminals" in arrays:

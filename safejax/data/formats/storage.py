@@ -17,7 +17,7 @@ MAX_BYTES = 32 * 2**30
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK"
 
-# what h5py, zipfile and NumPy raise about bytes that make no sense
+# what h5py, zipfile and NumPy raise about bytes that make no sense; TypeError: of types that NumPy has not
 DAMAGE = (
     OSError,
     RuntimeError,
@@ -26,7 +26,6 @@ DAMAGE = (
     ValueError,
     ArithmeticError,
     EOFError,
-    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -44,9 +43,19 @@ class Contents(NamedTuple):
     implied: tuple[str, ...] = ()  # columns that the reader makes of others
 
 
-def needed(byte_count: int, max_bytes: int) -> list[str]:
-    """The fault of values that take more than `max_bytes` once they are read."""
-    return [] if byte_count <= max_bytes else [f"would need {size(byte_count)}; limit {size(max_bytes)} (max_bytes=)."]
+class Limit(NamedTuple):
+    """How much may be read."""
+
+    byte_count: int
+    available: int | None = None  # bytes of memory, where the limit was derived from them
+
+
+def needed(byte_count: int, limit: Limit) -> list[str]:
+    """The fault of values that take more than `limit` once they are read."""
+    if byte_count <= limit.byte_count:
+        return []
+    left = "" if limit.available is None else f" of {size(limit.available)} available"
+    return [f"would need {size(byte_count)}; limit {size(limit.byte_count)}{left} (max_bytes=)."]
 
 
 def size(byte_count: float) -> str:
@@ -58,23 +67,32 @@ def size(byte_count: float) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """What goes wrong inside while a file is opened and read means that the file is not whole."""
+    """What goes wrong inside while a file is opened and read means that the file is not whole, but for two reasons."""
     try:
         yield
     except DatasetError:
         raise
+    except MemoryError as error:
+        refuse(path, [f"does not fit into memory ({_words(error)}). Free memory, or take fewer rows with read_parts."])
     except DAMAGE as error:
+        if re.search("unable to lock file|already open for write", str(error)):
+            refuse(path, [f"open for writing elsewhere ({_words(error)}). Wait for the writer, or close it."])
         incomplete(path, kind, error)
 
 
 def incomplete(path: Path, kind: str, error: BaseException | str = "") -> NoReturn:
     """Refuse a file that is cut short, damaged or of another kind than `kind`."""
-    count, words = path.stat().st_size, str(error).strip().splitlines() or [type(error).__name__]
+    count = path.stat().st_size
     if stored := re.search(r"stored_eof = (\d+)", str(error)):
         found = f"{count:,} of {int(stored[1]):,} bytes"
     else:
         with path.open("rb") as file:
             head = file.read(16)
-        begins = f"begins with {head!r}" if not head.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)) else words[0][:160]
+        begins = f"begins with {head!r}" if not head.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)) else _words(error)
         found = f"{count:,} bytes; {begins}" if count else "0 bytes"
     refuse(path, [f"not a complete {kind} file ({found}). Delete it and download it again, or pass path=."])
+
+
+def _words(error: BaseException | str) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]
