@@ -115,6 +115,14 @@ def _part_faults(columns: Columns) -> list[str]:
     return [] if first == second else [f"next_observations are {second}, observations {first}. Give both the same."]
 
 
+def part_name_fault(observation: Any) -> str:
+    """'' or the fault of structured observations with a part whose name no file can hold as it is."""
+    for name in observation if isinstance(observation, dict) else ():
+        if not (isinstance(name, str) and name.isprintable() and "/" not in name and name.strip(".")):
+            return f"observations have a part called {name!r}, expected printable text without / that is not dots."
+    return ""
+
+
 def _value_faults(sound: dict[str, np.ndarray]) -> list[str]:
     faults = []
     terminals, timeouts, actions, costs = (sound.get(n) for n in ("terminals", "timeouts", "actions", "costs"))

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safejax.data.checks import DatasetError, column_fault, length_faults, printable
+from safejax.data.checks import DatasetError, column_fault, length_faults, part_name_fault, printable, refuse
 from safejax.data.dataset import Dataset
 from safejax.data.memory import check_fits
 from safejax.types import Key, Transition, check_range
@@ -68,7 +68,8 @@ def write_slabs(
       attributes: provenance that JSON can hold.
 
     Raises:
-      DatasetError: the directory exists, parts differ or there are none, or a failed write.
+      DatasetError: the directory exists, parts differ or there are none, observations have a part whose name no file
+        can have, or a failed write.
     """
     directory = Path(os.path.abspath(directory))
     if directory.exists():
@@ -78,6 +79,8 @@ def write_slabs(
     try:
         partial.mkdir(parents=True)
         for number, part in enumerate(parts):
+            if fault := part_name_fault(part.transitions.observation):
+                refuse(directory, [fault])
             arrays = _named(part.transitions)
             if not columns:
                 columns = {name: _Column(partial / f"{name}.npy", array) for name, array in arrays.items()}
@@ -124,7 +127,12 @@ def open_slabs(directory: str | os.PathLike, *, slab_rows: int, blocks_per_slab:
 
 
 def read_slab(slabs: Slabs, key: Key, index: int) -> Dataset:
-    """The slab `index` of the order that `key` draws; it may be any number >= 0, epochs follow one another."""
+    """The slab `index` of the order that `key` draws; it may be any number >= 0, epochs follow one another.
+
+    Raises:
+      ValueError: `index` is below 0.
+    """
+    check_range("index", index, 0)
     epoch, position = divmod(index, slabs.slab_count)
     entropy = np.asarray(jax.random.key_data(jax.random.fold_in(key, epoch)))
     order = np.random.default_rng(entropy).permutation(len(slabs.block_start))
@@ -221,14 +229,15 @@ def _open(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         wrong = [key for key in ("crc32", "attributes") if not isinstance(index.get(key), dict)]
         if wrong:
             raise ValueError(f"{_INDEX} has no {' and no '.join(wrong)}")
-        arrays = {
-            name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in index["crc32"]
-        }
+        files = {name: directory / f"{name}.npy" for name in index["crc32"]}
+        if outside := [name for name, file in files.items() if "/" in name or file.is_symlink()]:
+            raise ValueError(f"{outside[0]!r} is stored outside this directory")
+        arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
         if fault := _fault(arrays):
             raise ValueError(fault)
     except FileNotFoundError as error:
         raise DatasetError(f"{error.filename}: no such file; expected a directory of write_slabs") from None
-    except (OSError, EOFError, ValueError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(printable(f"{directory}: damaged ({error}); write it again")) from None

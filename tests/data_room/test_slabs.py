@@ -26,6 +26,12 @@ def rows(first, count, *, pixels=False):
     return from_arrays(observation if pixels else state, action, numbers, numbers * 0, ends, 0 * ends)
 
 
+def with_part(name):
+    data = rows(0, 5)
+    seen = {name: data.transitions.observation}
+    return data._replace(transitions=data.transitions._replace(observation=seen, next_observation=seen))
+
+
 def written(folder, counts=(20, 15, 18), **kwargs):
     firsts = np.cumsum((0, *counts))
     parts = (rows(first, count, **kwargs) for first, count in zip(firsts, counts, strict=False))
@@ -77,6 +83,12 @@ def test_the_key_orders_the_blocks_anew_in_every_epoch(tmp_path):
     assert order[0] != np.asarray(read_slab(found, jax.random.key(4), 0).transitions.reward).tolist()
 
 
+def test_an_index_below_0_is_refused(tmp_path):
+    found = open_slabs(written(tmp_path, (9,)), slab_rows=40)
+    with pytest.raises(ValueError, match="index is -1, expected a number in"):
+        read_slab(found, KEY, -1)
+
+
 def test_slabs_that_do_not_fit_are_refused_with_both_numbers(tmp_path, monkeypatch):
     directory = written(tmp_path)
     monkeypatch.setattr("safejax.data.memory.available_bytes", lambda device: 1000)
@@ -88,6 +100,8 @@ def test_slabs_that_do_not_fit_are_refused_with_both_numbers(tmp_path, monkeypat
 def test_writing_refuses_what_does_not_belong_together(tmp_path):
     with pytest.raises(DatasetError, match=r"part 1: .*observation.* expected .* as in the first part"):
         write_slabs([rows(0, 5), rows(5, 5, pixels=True)], tmp_path / "a")
+    with pytest.raises(DatasetError, match="observations have a part called 'a/b', expected printable text without /"):
+        write_slabs([with_part("a/b")], tmp_path / "a")
     with pytest.raises(DatasetError, match="no parts to write"):
         write_slabs([], tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -125,6 +139,12 @@ def test_damage_is_refused_in_one_line(tmp_path):
         (lambda d: change(d, crc32=3), "slabs.json has no crc32"),
         (lambda d: (d / slabs._INDEX).write_text("[]"), "damaged ("),
         (lambda d: (d / slabs._INDEX).write_bytes(b"\xff"), "damaged ("),
+        (lambda d: (d / slabs._INDEX).write_text("[" * 100_000), "damaged (maximum recursion depth"),
+        (lambda d: rename(d, "cost", "../cost"), "'../cost' is stored outside this directory"),
+        (
+            lambda d: (d / "cost.npy").symlink_to((d / "cost.npy").rename(d.parent / "cost.npy")),
+            "'cost' is stored outside this directory",
+        ),
         (lambda d: change(d, crc32={}), "columns are none"),
         (lambda d: change(d, crc32={"reward": 1}), "columns are reward"),
         (lambda d: (d / "cost.npy").write_bytes(b""), "damaged (No data left in file"),

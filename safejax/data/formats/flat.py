@@ -20,7 +20,7 @@ import h5py
 import jax
 import numpy as np
 
-from safejax.data.checks import KEYS, refuse
+from safejax.data.checks import KEYS, part_name_fault, refuse
 from safejax.data.dataset import Dataset
 from safejax.data.formats import hdf5
 from safejax.data.formats.storage import Contents, Limit, needed
@@ -48,13 +48,16 @@ def write_dsrl(path: str | os.PathLike, dataset: Dataset, attributes: Mapping[st
       attributes: provenance that JSON can hold (task, seeds, versions, renderer, ...), up to 60 kB.
 
     Raises:
-      DatasetError: observations of another kind, attributes JSON cannot hold, or a failed write.
+      DatasetError: observations of another kind or with parts that cannot be called so, attributes JSON cannot hold,
+        or a failed write.
     """
     path, rows = Path(path), jax.tree.map(np.asarray, dataset.transitions)
     parts = rows.observation.values() if isinstance(rows.observation, dict) else [rows.observation]
     if not all(isinstance(part, np.ndarray) for part in parts):
         kind = type(rows.observation).__name__
         refuse(path, [f"observations are a nested {kind}, expected an array [N, O] or a dictionary of arrays."])
+    if fault := part_name_fault(rows.observation):
+        refuse(path, [fault])
     try:
         text = json.dumps(dict(attributes or {}))
     except (TypeError, ValueError) as error:
