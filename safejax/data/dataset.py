@@ -57,7 +57,10 @@ def from_arrays(
     """
     columns = {"observations": observations, "next_observations": next_observations, "actions": actions}
     columns |= {"rewards": rewards, "costs": costs, "terminals": terminals, "timeouts": timeouts}
-    columns = flat_scalars({name: value for name, value in columns.items() if value is not None})
+    columns = {name: value for name, value in columns.items() if value is not None}
+    # only observations have parts: elsewhere a list is an array
+    columns = {name: value if "observations" in name else np.asarray(value) for name, value in columns.items()}
+    columns = flat_scalars(columns)
     check_columns(columns, source)
     return assemble(columns if next_observations is not None else with_successors(columns, drop_cut=False))
 
@@ -153,11 +156,12 @@ def select_episodes(dataset: Dataset, episodes: Any) -> Dataset:
       episodes: [K] integers in [0, M).
 
     Raises:
-      DatasetError: no episodes, or numbers out of range.
+      DatasetError: no episodes, or numbers that are not whole or out of range.
     """
     episodes, count = np.asarray(episodes), len(dataset.episode_start)
-    if episodes.size == 0 or episodes.min() < 0 or episodes.max() >= count:
-        refuse("select_episodes", [f"got {episodes.tolist()[:6]}, expected some numbers in [0, {count})."])
+    whole = episodes.ndim == 1 and episodes.dtype.kind in "iu"
+    if not whole or episodes.size == 0 or episodes.min() < 0 or episodes.max() >= count:
+        refuse("select_episodes", [f"got {episodes.tolist()[:6]}, expected some whole numbers in [0, {count})."])
     starts = np.asarray(dataset.episode_start)[episodes]
     lengths = np.asarray(dataset.episode_length)[episodes]
     rows = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])

@@ -31,6 +31,12 @@ def test_ends_discounts_and_boundaries():
     assert dataset.transitions.extras == {}
 
 
+def test_lists_are_taken_for_arrays():
+    lists = {name: array if "observations" in name else array.tolist() for name, array in columns().items()}
+    for found, expected in zip(*map(jax.tree.leaves, (from_arrays(**lists), from_arrays(**columns()))), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_next_observations_are_derived_within_episodes():
     observations = np.arange(21.0).reshape(7, 3)
     dataset = from_arrays(**{**columns(), "observations": observations, "next_observations": None})
@@ -76,8 +82,8 @@ def test_select_episodes():
     assert dataset.transitions.last.tolist() == [1, 0, 0, 1]
     assert dataset.episode_start.tolist() == [0, 1]
     assert dataset.episode_length.tolist() == [1, 3]
-    for wrong in ([], [3], [-1]):
-        with pytest.raises(DatasetError, match=r"expected some numbers in \[0, 3\)"):
+    for wrong in ([], [3], [-1], [0.5], [True, False, True], [[0]]):
+        with pytest.raises(DatasetError, match=r"expected some whole numbers in \[0, 3\)"):
             select_episodes(dataset._replace(episode_start=jnp.arange(3)), wrong)
 
 
