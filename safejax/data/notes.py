@@ -63,4 +63,5 @@ def _constants(columns: Columns) -> list[str]:
 def _tail(columns: Columns) -> list[str]:
     ends = np.flatnonzero((columns["terminals"] != 0) | (columns["timeouts"] != 0))
     count = len(columns["rewards"]) - (ends[-1] + 1 if len(ends) else 0)
-    return [f"unfinished tail of {count} rows is kept as a truncated episode."] if count else []
+    count -= "next_observations" not in columns  # the last row has no successor and is dropped
+    return [f"unfinished tail of {count} rows is kept as a truncated episode."] if count > 0 else []

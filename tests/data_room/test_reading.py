@@ -66,6 +66,14 @@ def test_d4rl_without_next_observations(tmp_path):
     np.testing.assert_array_equal(rows.next_observation, held["observations"][[1, 2, 2, 4, 5]])
     assert dataset.episode_start.tolist() == [0, 3]
     assert "2 rows that were cut off have no next observation and are dropped." in attributes["notes"]
+    assert "tail" not in " ".join(attributes["notes"])  # its one row is dropped
+
+
+def test_the_tail_is_counted_without_the_row_that_is_dropped(tmp_path):
+    held = d4rl(next_observations=None, timeouts=np.zeros(7))  # rows 3 to 6 follow the terminal row 2
+    dataset, attributes = read(write(tmp_path / "hopper.hdf5", held), costs="zero")
+    assert dataset.episode_length.tolist() == [3, 3]
+    assert "unfinished tail of 3 rows is kept as a truncated episode." in attributes["notes"]
 
 
 def test_d4rl_whose_last_row_is_terminal_keeps_it(tmp_path):
