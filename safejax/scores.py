@@ -114,7 +114,7 @@ def dsrl_scores(name: str, episode_return: Any, episode_cost: Any, cost_limit: f
       cost_limit: per episode, cost units, >= 0.
 
     Raises:
-      ValueError: an unknown name, with the nearest ones, or a limit below 0.
+      ValueError: an unknown name, with the nearest ones, or a limit below 0 or NaN.
     """
     reference = find_reference(name)
     within = episode_cost <= cost_limit
@@ -193,9 +193,9 @@ def normalized_cost(episode_cost: Any, cost_limit: float) -> Any:
     Source: offline_env.py of liuzuxin/DSRL@71064f2.
 
     Raises:
-      ValueError: a limit below 0.
+      ValueError: a limit below 0 or NaN.
     """
-    if cost_limit < 0:
+    if not cost_limit >= 0:  # nor NaN
         raise ValueError(f"cost_limit is {cost_limit:g}, expected a cost per episode >= 0")
     offset = 1.0 if cost_limit == 0 else 0.0
     return (episode_cost + offset) / (cost_limit + offset)

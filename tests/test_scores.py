@@ -95,3 +95,5 @@ def test_what_is_unknown_is_refused_in_one_line():
         d4rl_score("maze2d-huge-v1", 1.0)
     with pytest.raises(ValueError, match="cost_limit is -1, expected a cost per episode >= 0"):
         normalized_cost(1.0, -1)
+    with pytest.raises(ValueError, match="cost_limit is nan, expected a cost per episode >= 0"):
+        normalized_cost(1.0, float("nan"))

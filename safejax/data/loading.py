@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,23 @@ def load(
       path: see `locate`.
       cache: see `locate`.
       task: that the data are for, if known: data that say they were collected in another are refused.
-      renderer: with `task`, of the pixels that the policy will see: data drawn by another are refused.
+      renderer: only with `task`, of the pixels that the policy will see: data drawn by another are refused.
       **options: of `read`.
 
     Raises:
       DatasetError: as `locate`, `read` and `check_provenance`.
+      ValueError: a renderer without a task, or as `read`.
+
+    Warns:
+      UserWarning: as `read`; or data that do not say of which task they are.
     """
+    if renderer is not None and task is None:
+        raise ValueError(f"renderer is {renderer!r} without task=, so that nothing would be checked; pass both")
     dataset, attributes = read(locate(path_or_name, path=path, cache=cache), **options)
-    if task is not None:
-        check_provenance(attributes, task=task, renderer=renderer, source=str(path_or_name))
+    source = str(path_or_name)
+    note = "" if task is None else check_provenance(attributes, task=task, renderer=renderer, source=source)
+    if note:
+        warnings.warn(note, stacklevel=2)
     return dataset
 
 

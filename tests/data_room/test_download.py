@@ -262,9 +262,7 @@ def test_what_fits_into_memory_is_read(tmp_path, monkeypatch, function):
     write_dsrl(tmp_path / "a.hdf5", data)
     assert load(tmp_path / "a.hdf5").transitions.reward.tolist() == list(range(9))
     monkeypatch.setattr(reading, "available_bytes", lambda: 100)
-    with pytest.raises(
-        DatasetError, match=r"a.hdf5: would need .*; limit 16 bytes of 100 bytes available \(max_bytes=\)"
-    ):
+    with pytest.raises(DatasetError, match=r"would need .*; limit 16 bytes of 100 bytes available \(max_bytes=\)"):
         function(tmp_path / "a.hdf5")
     assert load(tmp_path / "a.hdf5", max_bytes=10_000).transitions.reward.shape == (9,)
 
@@ -302,3 +300,8 @@ def test_load_refuses_data_of_another_task(tmp_path):
         load(tmp_path / "a.hdf5", task="car_run")
     with pytest.raises(DatasetError, match="no pixels, expected pixels drawn by 'safejax'"):
         load(tmp_path / "a.hdf5", task="ball_run", renderer="safejax")
+    with pytest.raises(ValueError, match="renderer is 'safejax' without task="):
+        load(tmp_path / "a.hdf5", renderer="safejax")
+    write_dsrl(tmp_path / "b.hdf5", data)
+    with pytest.warns(UserWarning, match="b.hdf5 says neither task nor renderer; that it is of ball_run is taken on"):
+        load(tmp_path / "b.hdf5", task="ball_run")
