@@ -256,7 +256,11 @@ def _fault(arrays: Mapping[str, np.ndarray]) -> str:
     for name, array in arrays.items():
         if fault := column_fault(name, array.dtype, array.shape):
             return fault
-        if array.ndim != 1 if name in _SCALARS else array.ndim < (1 if name == "action" else 2):
+        if name in _SCALARS:
+            fits = array.ndim == 1 and array.dtype.kind == "f"  # bytes would wrap
+        else:
+            fits = array.ndim >= (1 if name == "action" else 2)
+        if not fits:
             return f"{name} is {array.dtype}{list(array.shape)}"
     for name, array in observations.items():
         twin = arrays[f"next_{name}"]

@@ -151,6 +151,7 @@ def test_damage_is_refused_in_one_line(tmp_path):
         (lambda d: np.save(d / "cost.npy", np.float32(1)), "cost is float32[]"),
         (lambda d: np.save(d / "cost.npy", np.zeros((9, 1))), "cost is float64[9, 1]"),
         (lambda d: np.save(d / "cost.npy", np.zeros(9, "U3")), "cost: dtype U3, expected a real number"),
+        (lambda d: np.save(d / "cost.npy", np.zeros(9, np.uint8)), "cost is uint8[9]"),
         (lambda d: np.save(d / "cost.npy", np.zeros(8)), "cost has 8 rows, observation 9."),
         (lambda d: np.save(d / "observation.npy", np.zeros(9)), "observation is float64[9]"),
         (

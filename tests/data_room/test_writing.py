@@ -114,9 +114,7 @@ def test_what_cannot_be_written(tmp_path):
         write_dsrl(tmp_path / "none" / "set.hdf5", dataset)
     for name in ("a/b", "", "..", "a\0", 1):
         parts = {"observations": {name: np.zeros((7, 3))}, "next_observations": None}
-        with pytest.raises(
-            DatasetError, match=r"observations have a part called .*, expected printable text without /"
-        ):
+        with pytest.raises(DatasetError, match=r"have a part called .*, expected printable text without /"):
             write_dsrl(tmp_path / "set.hdf5", from_arrays(**{**columns(), **parts}))
     structured = {"observations": {"robot": {"state": np.zeros((7, 3))}}, "next_observations": None}
     with pytest.raises(DatasetError, match=r"observations are a nested dict, expected an array \[N, O\] or a dict"):
