@@ -169,7 +169,8 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", ["save", "append_record"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_around_either_write_of_a_chunk_loses_no_record(tmp_path, undisturbed, monkeypatch, where, when):
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_kill_around_either_write_of_a_chunk_loses_no_record(tmp_path, undisturbed, monkeypatch, where, when, chunk):
     """The checkpoint and the line of metrics.jsonl are two writes; between them lies a moment too."""
     owner = {"save": checkpoint.Checkpoints, "append_record": runs.run}[where]
     original, calls = getattr(owner, where), []
@@ -178,7 +179,7 @@ def test_a_kill_around_either_write_of_a_chunk_loses_no_record(tmp_path, undistu
         calls.append(arguments)
         if when == "after":
             original(*arguments, **keywords)
-        if len(calls) == 3:
+        if len(calls) == chunk:
             raise Killed
         if when == "before":
             original(*arguments, **keywords)
@@ -221,6 +222,60 @@ def test_only_the_last_line_of_metrics_may_be_damaged(tmp_path, line):
         finish(tmp_path / "run", chunks=2)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == damaged
+
+
+def cut(text):
+    return text[:-5]
+
+
+def without(*numbers):
+    return lambda text: "".join(line for n, line in enumerate(text.splitlines(True)) if n not in numbers)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (cut, "record 3 of 'first' is of chunk none, expected 2"),
+        (without(1), "record 2 of 'first' is of chunk 2, expected 1"),
+        (without(0, 1, 2), "record 1 of 'first' is of chunk none, expected 0"),
+        (lambda text: text + text.splitlines(True)[1], "record 4 of 'first' is of chunk 1, expected none"),
+        (lambda text: text.replace('"chunk": 1', '"chunk": "1"'), "record 2 of 'first' is of chunk 2, expected 1"),
+        (lambda text: text.replace('"chunk": 1, ', ""), "record 2 of 'first' is of chunk 2, expected 1"),
+    ],
+)
+def test_a_record_of_a_saved_chunk_is_not_lost_without_a_word(tmp_path, change, words):
+    finish(tmp_path / "run", chunks=3)
+    path = tmp_path / "run" / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(damaged := change(whole))
+    with pytest.raises(RunError, match=rf"metrics\.jsonl: {words}; put a copy of the file back, or delete") as caught:
+        finish(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == damaged
+    path.write_text(whole)
+    assert len(finish(tmp_path / "run")[1]) == CHUNKS
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/first", "checkpoints/first/*/metadata.json"])
+@pytest.mark.filterwarnings("ignore:skipped checkpoint")
+def test_a_stage_whose_checkpoints_are_gone_is_not_begun_anew_without_a_word(tmp_path, undisturbed, lost):
+    finish(tmp_path / "run", chunks=3)
+    kept = {}
+    for number, path in enumerate((tmp_path / "run").glob(lost)):
+        kept[path] = path.rename(tmp_path / f"kept-{number}")
+    for _ in range(2):
+        with pytest.raises(RunError, match="has 3 records of 'first', expected its checkpoints in checkpoints/first"):
+            finish(tmp_path / "run")
+    for path, copy in kept.items():
+        copy.rename(path)
+    same(finish(tmp_path / "run"), undisturbed)
+
+
+def test_fewer_chunks_than_were_saved_are_refused(tmp_path):
+    finish(tmp_path / "run", chunks=3)
+    with pytest.raises(RunError, match="first: 3 chunks were saved, expected at most 2; choose another --output"):
+        finish(tmp_path / "run", chunks=2)
+    assert len(finish(tmp_path / "run", chunks=3)[1]) == 3
 
 
 def test_damaged_times_are_begun_anew(tmp_path):

@@ -82,7 +82,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 break
             raise RunError(
                 f"{path}: line {number} is damaged ({error}), expected a JSON object; put a copy of the file back, or "
-                "delete the line, with which the record of one chunk is lost"
+                "choose another --output"
             ) from None
         records.append(record)
     return records

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -102,7 +103,8 @@ class Run:
           allow_non_finite: save a state that holds NaN or infinity by intention; records stay finite.
 
         Raises:
-          RunError: a line of metrics.jsonl is damaged.
+          RunError: a line of metrics.jsonl is damaged, its records are not those of the chunks that were saved, or more
+            than `chunk_count` were saved.
           Interrupted: after the chunk in which Ctrl-C or SIGTERM arrived was saved.
           FloatingPointError: `advance` or `check` raised one, or a record or the state is not finite; names the last
             good chunk, which stays on disk.
@@ -110,6 +112,10 @@ class Run:
         saved = checkpoint.Checkpoints(self.directory / "checkpoints" / name, allow_non_finite=allow_non_finite)
         found = saved.latest(jax.eval_shape(initial))
         done, state = found if found is not None else (0, None)
+        if done > chunk_count:
+            raise RunError(
+                f"{saved.directory}: {done} chunks were saved, expected at most {chunk_count}; choose another --output"
+            )
         self._keep_metrics(name, done)
         if done == chunk_count:
             return state
@@ -161,9 +167,26 @@ class Run:
         return path
 
     def _keep_metrics(self, stage: str, done: int) -> None:
-        """Drop records of chunks that will run again, so that none appears twice."""
+        """Drop records of chunks that will run again, so that none appears twice.
+
+        A kill leaves the record of every chunk that was saved, and at most that of the next one besides.
+        """
         rows = read_records(self._metrics)
-        write_records(self._metrics, [row for row in rows if row.get("stage") != stage or row.get("chunk", 0) < done])
+        own = [row.get("chunk") for row in rows if row.get("stage") == stage]
+        if done == 0 and own not in ([], [0]):
+            raise RunError(
+                f"{self._metrics}: has {len(own)} records of {stage!r}, expected its checkpoints in "
+                f"checkpoints/{stage}; put a copy of that folder back, or delete the records to begin {stage!r} anew"
+            )
+        kept = [row for row in rows if row.get("stage") != stage or row.get("chunk") in range(done)]
+        chunks = [row["chunk"] for row in kept if row.get("stage") == stage]
+        for number, (found, expected) in enumerate(itertools.zip_longest(chunks, range(done), fillvalue="none"), 1):
+            if found != expected:
+                raise RunError(
+                    f"{self._metrics}: record {number} of {stage!r} is of chunk {found}, expected {expected}; put a "
+                    f"copy of the file back, or delete checkpoints/{stage} and all records of it to begin anew"
+                )
+        write_records(self._metrics, kept)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
