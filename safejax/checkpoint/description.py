@@ -21,10 +21,12 @@ from safejax.checkpoint.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT_VERSION = 1
 LIBRARIES = ("safejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_LEAF = {"shape", "dtype", "crc32"}  # of every leaf
+_ALTERED = "not what was written: cut short or altered"
 
 
 def metadata(directory: str | os.PathLike) -> dict[str, Any]:
-    """What stands beside the arrays: config, config_class, extra, metric, versions, and leaves by path.
+    """What stands beside the arrays: config, config_class, extra, metric, versions, leaves by path, and a run's step.
 
     Raises:
       CheckpointError: no checkpoint there, or one of a newer format.
@@ -37,13 +39,26 @@ def metadata(directory: str | os.PathLike) -> dict[str, Any]:
     try:
         about = json.loads(path.read_bytes())
         whole = about.pop("checksum") == zlib.crc32(_json(about))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        whole = False
-    if not whole or not re.fullmatch(r"arrays-[0-9a-f]{32}", about["arrays"]):
-        raise DamagedCheckpointError(path, "not what was written: cut short or altered")
-    if about["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {about['format_version']} is newer than this safejax; update it")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise DamagedCheckpointError(path, _ALTERED) from None
+    version = about.get("format_version")
+    if whole and isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {version} is newer than this safejax; update it")
+    if not whole or not _is_complete(about):
+        raise DamagedCheckpointError(path, _ALTERED)
     return about
+
+
+def _is_complete(about: dict[str, Any]) -> bool:
+    """Whether all is there that a reader needs, in the types that were written; the oldest hold no metric."""
+    types = {"format_version": int, "arrays": str, "files": dict, "leaves": dict, "metric": int | float | None}
+    about = {"metric": None, **about}
+    return (
+        {"config", "extra", *types} <= about.keys()
+        and all(isinstance(about[name], kind) for name, kind in types.items())
+        and re.fullmatch(r"arrays-[0-9a-f]{32}", about["arrays"]) is not None
+        and all(isinstance(leaf, dict) and leaf.keys() >= _LEAF for leaf in about["leaves"].values())
+    )
 
 
 def describe(directory: Path, leaves: dict[str, dict], config: Any, extra: Any, metric: float | None) -> dict[str, Any]:

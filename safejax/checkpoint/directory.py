@@ -182,7 +182,7 @@ def _remove_leftovers(directory: Path) -> None:
         current = json.loads((directory / "metadata.json").read_bytes())["arrays"]
     except FileNotFoundError:
         current = None  # no save was ever finished here
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # what cannot be read now may name a folder that is whole; the next commit tells
     for path in directory.glob("arrays-*"):
         if path.name != current:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -54,3 +56,12 @@ def assert_same(left, right):
 
 def largest_file(directory):
     return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def forge(directory, change):
+    """Rewrite metadata.json as `change(its contents)` leaves it, under a checksum that is right."""
+    about = json.loads((directory / "metadata.json").read_bytes())
+    del about["checksum"]
+    change(about)
+    about["checksum"] = zlib.crc32(json.dumps(about, indent=1).encode())
+    (directory / "metadata.json").write_text(json.dumps(about))

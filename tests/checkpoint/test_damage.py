@@ -14,7 +14,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import Config, assert_same, largest_file, make_state
+from states import Config, assert_same, forge, largest_file, make_state
 
 import safejax.checkpoint
 from safejax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, directory, metadata, restore, save
@@ -75,11 +75,42 @@ def test_truncated_and_missing_files(tmp_path, capfd):
     path.unlink()
     with pytest.raises(DamagedCheckpointError, match="missing, cut short or altered"):
         restore(tmp_path / "run", state)
-    for content in (b"", b"[]", b"{}", b"\xff\xfe", (tmp_path / "run" / "metadata.json").read_bytes()[:-30]):
+    for content in (
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        (tmp_path / "run" / "metadata.json").read_bytes()[:-30],
+    ):
         (tmp_path / "run" / "metadata.json").write_bytes(content)
         with pytest.raises(DamagedCheckpointError, match=r"metadata\.json: not what was written"):
             restore(tmp_path / "run", state)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            lambda about, name=name: about.pop(name)
+            for name in ("leaves", "files", "arrays", "format_version", "config")
+        ),
+        lambda about: about.update(arrays=3),
+        lambda about: about.update(arrays="../other"),
+        lambda about: about.update(format_version="9"),
+        lambda about: about.update(metric="best"),
+        lambda about: about.update(files=[]),
+        lambda about: about["leaves"].update(step=[]),
+        lambda about: about["leaves"]["step"].pop("dtype"),
+    ],
+)
+def test_a_description_without_what_is_needed_is_damage(tmp_path, change):
+    state = {"step": np.ones(2)}
+    save(tmp_path / "run", state, {})
+    forge(tmp_path / "run", change)
+    with pytest.raises(DamagedCheckpointError, match=r"metadata\.json: not what was written"):
+        restore(tmp_path / "run", state, config={})
 
 
 NOISY = """
@@ -196,7 +227,8 @@ for step in itertools.count(first):
 
 def test_a_process_killed_while_saving_leaves_whole_checkpoints(tmp_path):
     like = {"step": jnp.int32(0), "values": jnp.zeros(300_000)}
-    checkpoints = Checkpoints(tmp_path / "steps", log=pytest.fail)
+    told = []
+    checkpoints = Checkpoints(tmp_path / "steps", log=told.append)
     delays, done, halves = random.Random(0), 0, 0
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     for _ in range(6):
@@ -219,6 +251,7 @@ def test_a_process_killed_while_saving_leaves_whole_checkpoints(tmp_path):
             np.testing.assert_array_equal(found["values"], np.arange(300_000.0, dtype=np.float32) + found["step"])
         halves += len(list(tmp_path.glob("steps/*/arrays-*"))) + len(list(tmp_path.glob("one/arrays-*"))) > 3
         done = step
+    assert all(line.endswith("arrays without metadata.json") for line in told)  # killed just before the commit
     assert halves  # some kill did hit a save half way, or nothing was tried here
 
 
