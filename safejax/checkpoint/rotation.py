@@ -30,7 +30,7 @@ class Checkpoints:
       keep: how many of the newest steps stay on disk.
       keep_best: how many stay besides because their metric is the largest; of equal ones the newer.
       allow_non_finite: save NaN and infinity too, for a state that holds them by intention.
-      log: told in one line about each damaged step that is passed over.
+      log: told in one line about each damaged or unfinished step that is passed over.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Checkpoints:
         if not 0 <= step <= LAST_STEP:
             raise CheckpointError(f"{self.directory}: step is {step}, expected one from 0 to {LAST_STEP}")
         content = gather(self.path(step), state, self.config, extra, metric, self.allow_non_finite)
+        content.about["step"] = step  # by which `latest` knows a copy under another number
         on_the_first(lambda: self._save(step, content))
 
     def _save(self, step: int, content: Content) -> None:
@@ -109,7 +110,7 @@ class Checkpoints:
         metrics = {}
         for step in steps:
             try:
-                metric = metadata(self.path(step)).get("metric")
+                metric = self._about(step).get("metric")
             except DamagedCheckpointError as error:
                 self._skip(step, error)
                 continue
@@ -136,9 +137,9 @@ class Checkpoints:
           CheckpointError: the newest whole checkpoint does not fit `like` or the config, or none is whole.
         """
         steps = self.steps()
-        if not steps:
-            return None
-        return self._first_whole(reversed(steps), like)
+        found = self._first_whole(reversed(steps), like) if steps else None
+        self._tell_unfinished(found[0] if found else -1)
+        return found
 
     def best(self, like: Tree) -> tuple[int, Tree] | None:
         """The step of the largest metric that verifies, and its state; None where nothing was saved with a metric.
@@ -153,12 +154,27 @@ class Checkpoints:
         steps = list(steps)
         for step in steps:
             try:
+                self._about(step)
                 return step, restore(self.path(step), like, config=self.config)
             except DamagedCheckpointError as error:
                 self._skip(step, error)
         raise CheckpointError(
             f"{self.directory}: none of steps {sorted(steps)} is whole; restore a copy or use another directory"
         )
+
+    def _about(self, step: int) -> dict[str, Any]:
+        """The metadata of a step, which are those of no other; the oldest checkpoints do not say their step."""
+        about = metadata(self.path(step))
+        if about.get("step", step) != step:
+            raise DamagedCheckpointError(self.path(step), f"holds step {about['step']}")
+        return about
+
+    def _tell_unfinished(self, after: int) -> None:
+        """Log the steps later than `after` that hold arrays alone, of a save or a copy that was cut short."""
+        for path in sorted(self._directories(), reverse=True):
+            bare = any(path.glob("arrays-" + "?" * 32)) and not (path / "metadata.json").exists()
+            if bare and int(path.name) > after:
+                self.log(f"skipped checkpoint {int(path.name)}: {path}: arrays without metadata.json")
 
     def _skip(self, step: int, error: DamagedCheckpointError) -> None:
         self._damaged.add(step)

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
+import shutil
 
 import numpy as np
 import pytest
-from states import Config, assert_same, largest_file, make_state
+from states import Config, assert_same, forge, largest_file, make_state
 
 from safejax.checkpoint import CheckpointError, Checkpoints, NonFiniteStateError, metadata
 
@@ -160,6 +161,55 @@ def test_latest_walks_back_over_damage_and_tells(tmp_path):
         (checkpoints.path(step) / "metadata.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match=r"none of steps \[1, 2, 3\] is whole"):
         checkpoints.latest(make_state())
+
+
+def forget(checkpoints):
+    (checkpoints.path(3) / "metadata.json").unlink()
+
+
+def rename(checkpoints):
+    shutil.rmtree(checkpoints.path(3))
+    checkpoints.path(2).rename(checkpoints.path(3))
+
+
+@pytest.mark.parametrize(
+    ("hurt", "left", "words"),
+    [
+        (forget, 2, "arrays without metadata.json"),
+        (rename, 1, "holds step 2; restore an older checkpoint or a copy"),
+        (lambda checkpoints: forge(checkpoints.path(3), lambda about: about.pop("leaves")), 2, "not what was written"),
+    ],
+)
+def test_a_step_that_is_not_what_it_should_be_is_told(tmp_path, hurt, left, words):
+    told = []
+    checkpoints = filled(tmp_path / "run", [1.0, 2.0, 3.0], keep=3, log=told.append)
+    hurt(checkpoints)
+    for find in (checkpoints.latest, checkpoints.best):
+        step, state = find({"x": np.zeros(2, int)})
+        assert step == left
+        np.testing.assert_array_equal(state["x"], left)
+    assert {line.split(":")[0] for line in told} == {"skipped checkpoint 3"}
+    assert words in told[0]
+    shutil.rmtree(checkpoints.path(3))
+    told.clear()
+    assert checkpoints.latest({"x": np.zeros(2, int)})[0] == left
+    assert told == []
+
+
+def test_a_run_of_which_no_step_was_finished_is_told(tmp_path):
+    told = []
+    checkpoints = filled(tmp_path / "run", [1.0, 2.0], log=told.append)
+    for step in (1, 2):
+        (checkpoints.path(step) / "metadata.json").unlink()
+    assert checkpoints.latest({"x": np.zeros(2, int)}) is None
+    assert [line.split(":")[0] for line in told] == ["skipped checkpoint 2", "skipped checkpoint 1"]
+
+
+def test_a_step_that_does_not_say_which_it_is_is_believed(tmp_path):
+    checkpoints = filled(tmp_path / "run", [1.0, 2.0], log=pytest.fail)
+    forge(checkpoints.path(2), lambda about: (about.pop("step"), about.pop("metric")))  # as the oldest are
+    assert checkpoints.latest({"x": np.zeros(2, int)})[0] == 2
+    assert checkpoints.best({"x": np.zeros(2, int)})[0] == 1
 
 
 def test_a_damaged_newer_step_gives_way(tmp_path):
