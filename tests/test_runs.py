@@ -87,7 +87,7 @@ def test_a_foreign_directory_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("text", ["{}", '{"format": "another tool"}', "{broken", "", "[]", "\xff"])
+@pytest.mark.parametrize("text", ["{}", '{"format": "another tool"}', "{broken", "", "[]", "\xff", "[" * 100_000])
 def test_a_foreign_or_damaged_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text, "latin-1")
     with pytest.raises(RunError, match=r"no safejax run.*--output") as caught, Run.open(tmp_path, CONFIG):
@@ -110,6 +110,14 @@ def test_another_config_is_refused_by_name(tmp_path):
         assert "\n" not in str(caught.value)
     with Run.open(tmp_path, CONFIG):
         pass
+
+
+@pytest.mark.parametrize("value", [{1, 2}, np.zeros(2), CONFIG.keys()])
+def test_a_config_that_json_cannot_hold_is_refused(tmp_path, value):
+    with pytest.raises(RunError, match=r"run: config cannot be stored \(.*\); use numbers and strings$") as caught:
+        finish(tmp_path / "run", config={"a": value})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_opener_is_refused_until_the_first_is_done(tmp_path):
@@ -207,7 +215,7 @@ def test_a_torn_last_line_of_metrics_is_survived(tmp_path, undisturbed):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("line", [b"{broken", b"\xff\xfe", b"\0\0\0", b"[1]"])
+@pytest.mark.parametrize("line", [b"{broken", b"\xff\xfe", b"\0\0\0", b"[1]", b"[" * 100_000])
 def test_only_the_last_line_of_metrics_may_be_damaged(tmp_path, line):
     _, rows = finish(tmp_path / "run", chunks=2)
     path = tmp_path / "run" / "metrics.jsonl"
@@ -280,9 +288,12 @@ def test_fewer_chunks_than_were_saved_are_refused(tmp_path):
 
 def test_damaged_times_are_begun_anew(tmp_path):
     finish(tmp_path / "run", chunks=1)
-    for content in (b"", b"\xff", b"[]"):
-        (tmp_path / "run" / "timing.json").write_bytes(content)
-        assert len(finish(tmp_path / "run", chunks=1)[1]) == 1
+    path = tmp_path / "run" / "timing.json"
+    damaged = (b"", b"\xff", b"[]", b"[" * 100_000, b'{"first": 3}', b'{"first": {"first_chunk_s": "1"}}')
+    for chunks, content in enumerate(damaged, 2):
+        path.write_bytes(content)
+        assert len(finish(tmp_path / "run", chunks=chunks)[1]) == chunks
+        assert json.loads(path.read_text())["first"]["other_chunks"] == 0
 
 
 def finish_and_report(directory):

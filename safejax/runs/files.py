@@ -41,12 +41,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
       ValueError: what is there is no JSON object; says what it is.
     """
     try:
-        value = json.loads(path.read_bytes())
+        return _object(path.read_bytes())
     except FileNotFoundError:
         return None
-    if not isinstance(value, dict):
-        raise ValueError(f"a {type(value).__name__}")
-    return value
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -74,9 +71,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError(f"a {type(record).__name__}")
+            records.append(_object(line))
         except ValueError as error:
             if number == len(lines):  # no newline follows
                 break
@@ -84,8 +79,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 f"{path}: line {number} is damaged ({error}), expected a JSON object; put a copy of the file back, or "
                 "choose another --output"
             ) from None
-        records.append(record)
     return records
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"a {type(value).__name__}")
+    return value
 
 
 def _write_text(path: Path, text: str) -> None:

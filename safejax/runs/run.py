@@ -31,6 +31,7 @@ from safejax.runs.files import append_record, read_json, read_records, room_need
 from safejax.types import ArrayTree
 
 _FORMAT = "safejax run 1"
+_TIMES = ("first_chunk_s", "other_chunks_s", "other_chunks")  # of a stage
 
 
 class Run:
@@ -41,9 +42,7 @@ class Run:
         self._lock = lock
         self._stop = False
         self._metrics = directory / "metrics.jsonl"
-        self._timing: dict[str, dict[str, float]] = {}
-        with contextlib.suppress(ValueError):  # damaged times are begun anew
-            self._timing = read_json(directory / "timing.json") or {}
+        self._timing = _stored_timing(directory)
 
     @classmethod
     @contextlib.contextmanager
@@ -55,11 +54,14 @@ class Run:
           config: JSON-able; written to config.json and compared when the run continues.
 
         Raises:
-          RunError: the directory is not writable, holds other things, a damaged or another config, or is in use; or
-            the disk is full while anything inside the block is written.
+          RunError: the directory is not writable, holds other things, a damaged or another config, or is in use; JSON
+            cannot hold the config; or the disk is full while anything inside the block is written.
         """
         path = Path(os.path.abspath(directory))
-        config = json.loads(json.dumps({"format": _FORMAT, **config}))
+        try:
+            config = json.loads(json.dumps({"format": _FORMAT, **config}))
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{path}: config cannot be stored ({error}); use numbers and strings") from None
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(path)
@@ -120,7 +122,7 @@ class Run:
         if done == chunk_count:
             return state
         state = initial() if state is None else state
-        timing = self._timing.setdefault(name, {"first_chunk_s": 0.0, "other_chunks_s": 0.0, "other_chunks": 0})
+        timing = self._timing.setdefault(name, dict.fromkeys(_TIMES, 0))
         print(f"{name}: compiling", file=sys.stderr, flush=True)
         with tqdm(total=chunk_count, initial=done, desc=name, unit="chunk", dynamic_ncols=True) as bar:
             for index in range(done, chunk_count):
@@ -219,6 +221,19 @@ def _stored_config(path: Path) -> dict[str, Any] | None:
             f"{path}: config.json cannot be read ({error}), so this is a damaged run or no safejax run; put a copy of "
             "it back, or choose another --output"
         ) from None
+
+
+def _stored_timing(path: Path) -> dict[str, dict[str, float]]:
+    """The seconds of every stage; damaged ones are begun anew."""
+    try:
+        stages = read_json(path / "timing.json") or {}
+    except ValueError:
+        return {}
+
+    def is_whole(times: Any) -> bool:
+        return isinstance(times, dict) and all(isinstance(times.get(name), int | float) for name in _TIMES)
+
+    return {name: times for name, times in stages.items() if is_whole(times)}
 
 
 def _refuse_foreign(path: Path) -> None:

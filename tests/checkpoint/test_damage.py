@@ -92,10 +92,10 @@ def test_truncated_and_missing_files(tmp_path, capfd):
 @pytest.mark.parametrize(
     "change",
     [
-        *(
-            lambda about, name=name: about.pop(name)
-            for name in ("leaves", "files", "arrays", "format_version", "config")
-        ),
+        lambda about: about.pop("leaves"),
+        lambda about: about.pop("files"),
+        lambda about: about.pop("format_version"),
+        lambda about: about.pop("config"),
         lambda about: about.update(arrays=3),
         lambda about: about.update(arrays="../other"),
         lambda about: about.update(format_version="9"),
