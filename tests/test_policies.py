@@ -92,8 +92,9 @@ def test_a_stored_policy_acts_the_same(tmp_path, method):
         np.testing.assert_allclose(policy.act(observation, jax.random.key(9)), drawn, rtol=0, atol=2e-7)
     assert policy.about["task"] == "demo"
     assert policy.about["seeds"] == [5, 6, 7]
-    with pytest.raises(RunError, match="holds 3 seeds, asked for index 3"):
-        load_policy(tmp_path / "policy", 3)
+    for index in (3, -1, 1.0):
+        with pytest.raises(RunError, match=f"holds 3 seeds, asked for index {index}"):
+            load_policy(tmp_path / "policy", index)
 
 
 def test_a_stored_policy_sees_pixels_again(tmp_path):
@@ -140,13 +141,39 @@ def test_a_stored_policy_remembers_its_episode(tmp_path):
     assert np.abs(policy.act(rows[1, 0]) - expected[1]).max() > 1e-3  # without its memory
 
 
+ABOUT = {"method": "bc", "action_size": 2, "observation_size": 3, "hidden_sizes": [8], "seeds": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("about", "config", "words"),
+    [
+        ({"method": "cb"}, {}, "cb"),
+        ({"method": ["bc"]}, {}, "list"),
+        ({"network_options": {"actors": 2}}, {}, "unexpected keyword argument 'actors'"),
+        ({"network_options": [1]}, {}, "cannot convert"),
+        ({"hidden_sizes": None}, {}, "NoneType"),
+        ({"observation_size": "3"}, {}, "got \\('3',\\)"),
+        ({"encoder": {"stride": 2}}, {}, "PixelEncoder has no field stride"),
+        ({"method": "diffusion_bc"}, {"diffusion": {"step_count": "few"}}, "'str'"),
+        ({}, {"horizon": 3, "alpha": 1}, r"algorithms\.bc\.Config has no field alpha, horizon"),
+        ({}, None, "NoneType"),
+    ],
+)
+def test_a_policy_that_cannot_be_rebuilt_is_refused(tmp_path, about, config, words):
+    checkpoint.save(tmp_path / "policy", {"x": jnp.zeros(2)}, config, extra=ABOUT | about)
+    with pytest.raises(RunError, match=rf"policy: this safejax cannot rebuild .* \(.*{words}.*\); load it") as caught:
+        load_policy(tmp_path / "policy")
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_policy_is_refused(tmp_path):
     checkpoint.save(tmp_path / "state", {"x": jnp.zeros(2)})
     with pytest.raises(RunError, match="a checkpoint that is no policy"):
         load_policy(tmp_path / "state")
-    checkpoint.save(tmp_path / "listed", {"x": jnp.zeros(2)}, extra=["method"])
-    with pytest.raises(RunError, match="a checkpoint that is no policy"):
-        load_policy(tmp_path / "listed")
+    for extra in (["method"], {"method": "iql"}, ABOUT | {"seeds": 2}):
+        checkpoint.save(tmp_path / "other", {"x": jnp.zeros(2)}, extra=extra)
+        with pytest.raises(RunError, match="a checkpoint that is no policy"):
+            load_policy(tmp_path / "other")
     with pytest.raises(checkpoint.CheckpointError):
         load_policy(tmp_path / "nothing")
 
@@ -205,7 +232,11 @@ def test_configs_are_rebuilt_from_json():
     assert from_plain(Outer, plain) == config
     assert hash(from_plain(Outer, plain)) == hash(config)
     del plain["late"], plain["inner"]["names"]  # fields younger than the file take their defaults
-    assert from_plain(Outer, plain | {"gone": 1}) == Outer(sizes=(4, 5, 6), inner=Inner(rate=0.5))
+    assert from_plain(Outer, plain) == Outer(sizes=(4, 5, 6), inner=Inner(rate=0.5))
+    with pytest.raises(RunError, match=r"test_policies\.Outer has no field gone"):
+        from_plain(Outer, plain | {"gone": 1})
+    with pytest.raises(RunError, match=r"test_policies\.Inner has no field gone"):
+        from_plain(Outer, {"inner": {"gone": 1}})
 
 
 SAFE = SafetyConfig(cost_limit=3.0, multiplier=MultiplierConfig(kind="pid"))

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safejax import algorithms, checkpoint
+from safejax.checkpoint.errors import first_line
 from safejax.networks import PixelEncoder
 from safejax.runs.errors import RunError
 from safejax.types import Algorithm, Array, ArrayTree, Carry, Transition
 
+_NEEDED = {"method", "action_size", "observation_size", "hidden_sizes", "seeds"}
 _ENCODER = ("channels", "kernel_size", "feature_size")  # what rebuilds a PixelEncoder
 
 
@@ -93,29 +96,24 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
 
     Raises:
       CheckpointError: the directory holds no readable checkpoint.
-      RunError: it holds one that is not a policy, fewer seeds, or several policies of which none was chosen.
+      RunError: it holds one that is not a policy, a policy that this safejax cannot rebuild, fewer seeds, or several
+        policies of which none was chosen.
     """
     directory = _policy_directory(Path(os.path.abspath(directory)), method)
     stored = checkpoint.metadata(directory)
-    about = stored.get("extra")
-    if not isinstance(about, dict) or "method" not in about:
+    about = stored["extra"]
+    if not isinstance(about, dict) or not about.keys() >= _NEEDED or not isinstance(about["seeds"], list):
         raise RunError(f"{directory}: holds a checkpoint that is no policy; expected one made by save_policy")
     seed_count = len(about["seeds"])
-    if not 0 <= seed_index < seed_count:
+    if not isinstance(seed_index, int | np.integer) or not 0 <= seed_index < seed_count:
         raise RunError(f"{directory}: holds {seed_count} seeds, asked for index {seed_index}")
-    module = algorithms.module(about["method"])
-    config = from_plain(module.Config, stored["config"])
-    options = about.get("network_options") or {}
-    if about.get("encoder"):
-        options |= {"encoder": from_plain(PixelEncoder, about["encoder"])}
-    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]), **options)
-    algorithm = module.make(config, networks)
-    scalar = jnp.zeros((), jnp.float32)
-    observation = _zero_observation(about["observation_size"])
-    action = jnp.zeros((about["action_size"],), jnp.float32)
-    example = Transition(observation, action, scalar, scalar, scalar, scalar, observation)
-    keys = jax.random.split(jax.random.key(0), seed_count)
-    like = jax.eval_shape(jax.vmap(algorithm.init, in_axes=(0, None)), keys, example)
+    try:
+        algorithm, example, like = _rebuilt(about, stored["config"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of the method, its networks, or JAX
+        raise RunError(
+            f"{directory}: this safejax cannot rebuild the policy ({first_line(error)}); load it with the version that "
+            "saved it"
+        ) from error
     state = jax.tree.map(lambda leaf: leaf[seed_index], checkpoint.restore(directory, like))
 
     @functools.partial(jax.jit, static_argnames="explore")
@@ -146,6 +144,23 @@ def load_policy(directory: str | os.PathLike, seed_index: int = 0, *, method: st
         return act
 
     return Policy(act, episode, algorithm, state, about)
+
+
+def _rebuilt(about: Mapping[str, Any], plain_config: Any) -> tuple[Algorithm, Transition, Any]:
+    """The algorithm, a row of zeros as it sees the world, and the shapes of its State of all seeds [S, ...]."""
+    module = algorithms.module(about["method"])
+    config = from_plain(module.Config, plain_config)
+    options = dict(about.get("network_options") or {})
+    if about.get("encoder"):
+        options["encoder"] = from_plain(PixelEncoder, about["encoder"])
+    networks = module.default_networks(about["action_size"], tuple(about["hidden_sizes"]), **options)
+    algorithm = module.make(config, networks)
+    scalar = jnp.zeros((), jnp.float32)
+    observation = _zero_observation(about["observation_size"])
+    action = jnp.zeros((about["action_size"],), jnp.float32)
+    example = Transition(observation, action, scalar, scalar, scalar, scalar, observation)
+    keys = jax.random.split(jax.random.key(0), len(about["seeds"]))
+    return algorithm, example, jax.eval_shape(jax.vmap(algorithm.init, in_axes=(0, None)), keys, example)
 
 
 def _policy_directory(directory: Path, method: str | None) -> Path:
@@ -184,7 +199,15 @@ def _zero_observation(size: Any) -> ArrayTree:
 
 
 def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
-    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the fields' types."""
+    """A frozen Config from its JSON form: nested Configs and tuples are rebuilt from the fields' types.
+
+    Fields that `values` lacks, being younger, take their defaults.
+
+    Raises:
+      RunError: `values` has a field that `cls` has not, so nobody knows what it was to do.
+    """
+    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(cls)}):
+        raise RunError(f"{cls.__module__}.{cls.__name__} has no field {', '.join(unknown)}")
     types = typing.get_type_hints(cls)
     fields = {}
     for field in dataclasses.fields(cls):
