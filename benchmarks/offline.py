@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import report
+from data_sum import data_sum
 from offline_presets import METHODS, REWARDS, Setting, setting
 from offline_to_online import OneLineParser, choose, stop
 from published import PUBLISHED
@@ -88,6 +89,7 @@ class Job:
     every: int
     episodes: int
     acting: str
+    data: dict[str, str]  # their file's name and SHA-256, for the policies' notes
 
     def keys(self, tag: int) -> Array:
         """One key per seed [S]."""
@@ -137,14 +139,17 @@ def main(arguments: list[str] | None = None) -> None:
         seeds = tuple(range(options.seed, options.seed + options.seeds))
         safe = f"-limit{options.safe:g}" if options.safe is not None else ""
         output = options.output or Path("runs") / f"offline-{name}{safe}-seed{options.seed}"
-        config = {"benchmark": "offline", "data": str(path.resolve()), "seeds": seeds, "task": task}
+        digest = data_sum(path)
+        config = {"benchmark": "offline", "data": str(path.resolve()), "data_sha256": digest}
+        config |= {"seeds": seeds, "task": task}
         config |= {"updates": options.updates, "preset": options.preset, "safe": options.safe}
         config |= {"clip_actions": options.clip_actions}
         config |= {"every": options.every, "episodes": options.episodes, "acting": options.acting}
         with Run.open(output, config) as run:
             if note:
                 print(note, file=sys.stderr)
-            job = Job(run, env, seeds, options.every, options.episodes, options.acting)
+            data = {"data": path.name, "data_sha256": digest}
+            job = Job(run, env, seeds, options.every, options.episodes, options.acting, data)
             for row, each in learners.items():
                 train(job, row, each, dataset)
             print(write(job, name, dataset, learners))
@@ -219,6 +224,7 @@ def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
         network_options=chosen.network_options,
         seeds=job.seeds,
         task=job.env.name,
+        **job.data,
     )
     job.run.once(f"policies/{row}", save)
 

@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     import jax
     import outcome
     import presets
+    from data_sum import data_sum
     from job import Job
     from job_data import behavior_data, inside, load_data
     from phases import align, extract, finetune, pretrain
@@ -163,10 +164,11 @@ def main(arguments: list[str] | None = None) -> None:
             # refuse it before anything is written
             path = locate(options.data, cache=options.cache / "datasets")
             inside(load_data(path, env)[0], source, options.clip_actions, path)
-            config["data"] = str(path.resolve())
+            config |= {"data": str(path.resolve()), "data_sha256": data_sum(path)}
         with Run.open(output, config) as run:
             job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
             path = path or behavior_data(job, options.seed, options.cache / "datasets")
+            digest = data_sum(path)
             dataset, note = load_data(path, env)
             if note:
                 print(note, file=sys.stderr)
@@ -177,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
                 method, before = presets.METHODS[name], gaussian if row.extracted else pretrained
                 start = align(job, name, method, row, before, dataset)
                 learners[name] = finetune(job, name, method, row, start, dataset)
-            print(outcome.write(job, dataset, path, learners, rows))
+            print(outcome.write(job, dataset, path, digest, learners, rows))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
     except (ValueError, FloatingPointError) as error:

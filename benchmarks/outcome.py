@@ -25,8 +25,10 @@ from safejax.runs import save_policy, write_json
 SHARE = 0.9  # of from-scratch's final return: the target of "environment steps to reach"
 
 
-def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any], online: dict[str, Online]) -> str:
-    """Write every result of a finished run into its directory; the table to print."""
+def write(
+    job: Job, dataset: Dataset, data_path: Path, digest: str, learners: dict[str, Any], online: dict[str, Online]
+) -> str:
+    """Write every result of a finished run into its directory; the table to print. `digest` is of the data."""
     methods = METHODS
     run, budget, limit = job.run, job.budget, job.limit
     curves = {name: _curve(run.metrics(name)) for name in learners}
@@ -107,8 +109,9 @@ def write(job: Job, dataset: Dataset, data_path: Path, learners: dict[str, Any],
     labels = [method.label for method in methods.values()]  # all of them, so that colours stay
     report.learning_curves(run.directory / "learning_curves.png", labelled, limit, title, labels)
     shown = "marvel" if "marvel" in learners else next(iter(learners))
+    data = {"data": data_path.name, "data_sha256": digest}
     for name, learner in learners.items():
-        _save(job, name, online[name], learner, data_path, default=name == shown)
+        _save(job, name, online[name], learner, data, default=name == shown)
     _film(job, methods[shown].label, online[shown], learners[shown], run.directory / "policy.gif")
     return f"{table}\n\ndata set: {data_path}\nwritten to {run.directory}"
 
@@ -143,7 +146,7 @@ def _row_values(row: report.Row) -> dict[str, Any]:
     }
 
 
-def _save(job: Job, name: str, row: Online, learner: Any, data_path: Path, *, default: bool) -> None:
+def _save(job: Job, name: str, row: Online, learner: Any, data: dict[str, str], *, default: bool) -> None:
     save = functools.partial(
         save_policy,
         state=learner,
@@ -159,8 +162,8 @@ def _save(job: Job, name: str, row: Online, learner: Any, data_path: Path, *, de
         engine=job.engine,
         limit=job.limit,
         offline=job.offline,
-        data=data_path.name,
         row=name,
+        **data,
     )
     (job.run.directory / "policies").mkdir(exist_ok=True)
     job.run.once(f"policies/{name}", save)

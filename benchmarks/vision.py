@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     import vision_data
     import vision_needs
     import vision_outcome
+    from data_sum import data_sum
     from vision_phases import Job, learn
     from vision_presets import METHODS, PRESETS, changed, look, quick
 
@@ -102,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.data is not None:
             vision_data.load(options.data, options.task, seen, 1)  # refused before anything is written
+            config["data_sha256"] = data_sum(options.data)
         with Run.open(options.output or Path("runs") / name, config) as run:
             jobs = {name: Job(run, name, row, views[row.frames], budget) for name, row in rows.items()}
             print(vision_needs.pictures(seen, budget, len(vision_data.KINDS), world.episode_length), file=sys.stderr)
@@ -110,13 +112,14 @@ def main(arguments: list[str] | None = None) -> None:
             path = options.data or vision_data.recorded(
                 run, options.task, engine, seen, budget, options.seed, options.cache / "datasets"
             )
+            digest = data_sum(path)
             learned: dict[str, list[Any]] = {}
             for frames in views:
                 dataset = vision_data.load(path, options.task, seen, frames)
                 for name, job in jobs.items():
                     if job.row.frames == frames:
                         learned[name] = [learn(job, seed, dataset) for seed in seeds]
-            print(vision_outcome.write(run, rows, views, learned, path, limit, seeds, options.task, budget))
+            print(vision_outcome.write(run, rows, views, learned, path, digest, limit, seeds, options.task, budget))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)
     except (ValueError, FloatingPointError) as error:

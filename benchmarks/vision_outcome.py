@@ -29,12 +29,13 @@ def write(
     views: Mapping[int, Env],
     learned: Mapping[str, Sequence[tuple[Any, Any]]],
     path: Path,
+    digest: str,
     limit: float,
     seeds: Sequence[int],
     task: str,
     budget: Budget,
 ) -> str:
-    """Write every result of a finished run into its directory; the table to print."""
+    """Write every result of a finished run into its directory; the table to print. `digest` is of the data."""
     dataset, attributes = read_dsrl(path)
     kinds = _kinds(dataset, attributes)
     curves = {phase: _curves(run, rows, phase, seeds) for phase in ("offline", "online")}
@@ -104,6 +105,7 @@ def write(
             default=name == next(iter(learned)),
             task=task,
             data=path.name,
+            data_sha256=digest,
             **rows[name].stored,
         )
     if "fosp" in learned:

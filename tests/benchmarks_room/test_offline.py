@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 
 import numpy as np
@@ -15,9 +16,9 @@ from safejax.data import from_arrays, write_dsrl
 from safejax.runs import load_policy
 
 
-def data_file(folder, largest_action=0.5, rows=40, attributes=None):
+def data_file(folder, largest_action=0.5, rows=40, attributes=None, seed=0):
     """Two truncated episodes of noise in ball_circle's widths."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     ends = np.arange(rows) % (rows // 2) == rows // 2 - 1
     action = np.tile([[largest_action, -largest_action]], (rows, 1)) * random.uniform(0.5, 1.0, (rows, 1))
     action[0] = largest_action
@@ -92,7 +93,7 @@ def test_diffusion_policies_are_sampled_as_in_the_papers(monkeypatch, acting, ex
     monkeypatch.setattr(offline.training, "evaluate", evaluate)
     env = envs.make("ball_circle")
     options = offline.parse(["--data", "noise", "--acting", acting])
-    job = offline.Job(None, env, (0,), 1, 1, options.acting)
+    job = offline.Job(None, env, (0,), 1, 1, options.acting, {})
     for row, explore in expected.items():
         play = offline.evaluator(job, offline.learner(row, "noise", env, options))
         with pytest.raises(Asked) as asked:
@@ -127,3 +128,8 @@ def test_a_tiny_run_leaves_tables_figure_and_policies(capsys, tmp_path):
         env = envs.make("ball_circle")
         action = policy.act(np.zeros((3, *env.observation_spec.shape), np.float32))
         assert action.shape == (3, env.action_size)
+        assert policy.about["data"] == "noise.hdf5"
+        assert policy.about["data_sha256"] == hashlib.sha256((tmp_path / "noise.hdf5").read_bytes()).hexdigest()
+
+    data_file(tmp_path, seed=1)  # under the same path
+    assert "data_sha256=" in refused(capsys, *arguments, *sizes, "--output", str(folder), "--cache", str(tmp_path))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 
 import h5py
 import numpy as np
 import offline_to_online
+import phases
 import pytest
+from data_sum import data_sum
 from one_line import refusal
 
 from safejax.data import from_arrays, write_dsrl
+from safejax.runs import Interrupted
 
 refused = functools.partial(refusal, offline_to_online.main)
 
@@ -88,3 +93,31 @@ def test_data_without_costs_is_refused(capsys, tmp_path):
     message = refused(capsys, "--data", str(path), "--output", str(tmp_path / "run"))
     assert "costs" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with_alone(capsys, tmp_path, monkeypatch):
+    """Another file under the same path is refused; nothing is trained here."""
+
+    def stopped(job, dataset):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(phases, "pretrain", stopped)
+    ends, path, run = np.arange(6) == 5, tmp_path / "noise.hdf5", tmp_path / "run"
+    for reward in (0.0, 0.0, 1.0):
+        columns = np.zeros((6, 8)), np.zeros((6, 2)), np.full(6, reward), np.zeros(6)
+        write_dsrl(path, from_arrays(*columns, 0 * ends, ends))
+        arguments = ["--data", str(path), "--output", str(run), "--cache", str(tmp_path)]
+        if reward:
+            assert "data_sha256=" in refused(capsys, *arguments)
+        else:
+            offline_to_online.main(arguments)
+            assert "stopped" in capsys.readouterr().err
+            found = json.loads((run / "config.json").read_text())
+            assert found["data_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_folder_is_known_by_the_file_with_its_values(tmp_path):
+    values = tmp_path / "car" / "data" / "main_data.hdf5"
+    values.parent.mkdir(parents=True)
+    values.write_bytes(b"one")
+    assert data_sum(tmp_path / "car") == data_sum(values) == hashlib.sha256(b"one").hexdigest()

@@ -1,6 +1,7 @@
 """Pictures recorded for world models: stacks as the world shows them, and files of another kind refused."""
 
 import dataclasses
+import hashlib
 import re
 
 import jax
@@ -19,6 +20,7 @@ from safejax import training
 from safejax.data import DatasetError, write_dsrl
 from safejax.data.provenance import provenance
 from safejax.envs.pixels import RENDERER, frame_stack
+from safejax.runs import Interrupted
 from safejax.types import Env, EnvState, Transition
 
 SIDE, LENGTH = 32, 5
@@ -126,6 +128,24 @@ def test_pictures_of_another_number_of_cameras_are_refused(written):
 def test_what_is_wrong_is_said_in_one_line(arguments, expected, tmp_path, capsys):
     places = "--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")
     assert expected in refusal(vision.main, capsys, *arguments, *places)
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with_alone(tmp_path, capsys, monkeypatch):
+    """Another file under the same path is refused; nothing is read or trained here."""
+
+    def stopped(*arguments):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(vision_data, "load", lambda *arguments: None)
+    monkeypatch.setattr(vision_needs, "pictures", stopped)
+    file, run = tmp_path / "file.hdf5", tmp_path / "run"
+    arguments = ["--quick", "--task", "ball_run", "--data", str(file), "--output", str(run), "--cache", str(tmp_path)]
+    file.write_bytes(b"one")
+    for _ in range(2):
+        vision.main(arguments)
+        assert "stopped" in capsys.readouterr().err
+    file.write_bytes(b"other")
+    assert f"data_sha256='{hashlib.sha256(b'one').hexdigest()}'" in refusal(vision.main, capsys, *arguments)
 
 
 def test_numbers_of_an_ablation_come_last():
