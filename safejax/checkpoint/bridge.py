@@ -38,7 +38,8 @@ def warm_start(state: Tree, pretrained: Any, fields: Mapping[str, str]) -> Tree:
                 raise ValueError(f"warm_start: {target!r} already holds {other!r}; name only one of them")
     for target, source in fields.items():
         old, new = _walk(state, target, "state"), _walk(pretrained, source, "pretrained")
-        differences = leaves.differences(leaves.signatures(new), leaves.signatures(old))
+        found, expected = (leaves.signatures(each, "warm_start") for each in (new, old))
+        differences = leaves.differences(found, expected)
         if not differences and jax.tree.structure(old) != jax.tree.structure(new):
             differences = f"structure {jax.tree.structure(new)}, expected {jax.tree.structure(old)}"
         if differences:

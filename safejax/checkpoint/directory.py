@@ -126,8 +126,8 @@ def restore(directory: str | os.PathLike, like: Tree, *, config: Any = None) -> 
     about = description.metadata(directory)
     if config is not None:
         description.check_config(directory, about["config"], config)
-    wanted, stored = leaves.by_path(like), about["leaves"]
-    differences = leaves.differences(stored, leaves.signatures(like))
+    wanted, stored = leaves.by_path(like, directory), about["leaves"]
+    differences = leaves.differences(stored, leaves.signatures(like, directory))
     if differences:
         raise CheckpointError(f"{directory}: {differences}; restore with the networks and optimizers it had")
     try:

@@ -13,14 +13,18 @@ import numpy as np
 from safejax.checkpoint.errors import CheckpointError, NonFiniteStateError
 from safejax.checkpoint.processes import whole
 
+_UNKNOWN = ("uint2", "uint4", "float8_e4m3", "float128", "complex256")  # to TensorStore, by which Orbax writes
 
-def by_path(tree: Any) -> dict[str, Any]:
-    """Leaves by dotted path, in the order of `jax.tree.leaves`."""
+
+def by_path(tree: Any, where: object) -> dict[str, Any]:
+    """Leaves by dotted path, in the order of `jax.tree.leaves`. `where` is for messages."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
         if name in leaves:
-            raise CheckpointError(f"two leaves are called {name!r}; rename a dictionary key that holds a dot")
+            raise CheckpointError(f"{where}: two leaves are called {name!r}; rename a dictionary key that holds a dot")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise CheckpointError(f"{where}: a leaf is called {name!r}, half a character; rename a dictionary key")
         leaves[name] = leaf
     return leaves
 
@@ -30,9 +34,9 @@ def signature(leaf: Any) -> dict[str, Any]:
     return {"shape": list(np.shape(leaf)), "dtype": str(getattr(leaf, "dtype", type(leaf).__name__))}
 
 
-def signatures(tree: Any) -> dict[str, dict]:
-    """Shapes and dtypes by path."""
-    return {path: signature(leaf) for path, leaf in by_path(tree).items()}
+def signatures(tree: Any, where: object) -> dict[str, dict]:
+    """Shapes and dtypes by path. `where` is for messages."""
+    return {path: signature(leaf) for path, leaf in by_path(tree, where).items()}
 
 
 def differences(found: dict[str, dict], expected: dict[str, dict]) -> str:
@@ -49,7 +53,7 @@ def differences(found: dict[str, dict], expected: dict[str, dict]) -> str:
 def to_host(directory: Path, state: Any) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     """Values by path, keys as their data, and what metadata.json says of each: shape, dtype, checksum."""
     arrays, entries = {}, {}
-    for path, leaf in by_path(state).items():
+    for path, leaf in by_path(state, directory).items():
         if not hasattr(leaf, "dtype"):
             raise CheckpointError(f"{directory}: {path} is {leaf!r}, expected an array; put settings into config")
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -66,6 +70,8 @@ def _unfit(dtype: np.dtype) -> str:
     """'' or what is expected in place of a dtype that would not come back as it was."""
     if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         return "numbers or booleans; put settings into config"
+    if dtype.name in _UNKNOWN:
+        return "a dtype that can be stored; convert it by astype"
     return "" if dtype.isnative else 'this machine\'s byte order; convert it by astype(dtype.newbyteorder("="))'
 
 

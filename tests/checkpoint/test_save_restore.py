@@ -202,8 +202,10 @@ def test_what_cannot_be_saved(tmp_path):
         save(tmp_path / "run", {"actor": "words"})
     with pytest.raises(CheckpointError, match=r"run: config cannot be stored: a type is no JSON value"):
         save(tmp_path / "run", {}, {"activation": int})
-    with pytest.raises(CheckpointError, match=r"two leaves are called 'a\.b'; rename"):
+    with pytest.raises(CheckpointError, match=r"run: two leaves are called 'a\.b'; rename"):
         save(tmp_path / "run", {"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)})
+    with pytest.raises(CheckpointError, match=r"run: a leaf is called 'a\.\\udc80', half a character; rename"):
+        save(tmp_path / "run", {"a": {"\udc80": jnp.ones(1)}})
     assert not (tmp_path / "run").exists()
 
 
@@ -212,6 +214,8 @@ def test_what_cannot_be_saved(tmp_path):
     [
         (np.arange(3, dtype=">f4"), "array of >f4, expected this machine's byte order; convert it by astype"),
         (np.array([1, None]), "array of object, expected numbers or booleans; put settings into config"),
+        (np.ones(2, np.longdouble), "array of float128, expected a dtype that can be stored; convert it by astype"),
+        (jnp.ones(2, jnp.uint4), "array of uint4, expected a dtype that can be stored; convert it by astype"),
         (np.array(["a"]), "array of <U1, expected numbers or booleans; put settings into config"),
     ],
 )
