@@ -126,6 +126,28 @@ def test_a_nan_action_is_kept_for_check_and_restarts_only_its_own_row(env, tmp_p
     assert not list(tmp_path.iterdir())  # MuJoCo would have written a log
 
 
+def test_a_start_that_is_not_finite_is_kept_for_check_and_spoils_its_row_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine = make_engine(TASK)
+    qpos, qvel = (
+        jnp.stack(parts) for parts in zip(*[TASK.initialize(jax.random.key(i)) for i in range(3)], strict=True)
+    )
+    sound = jax.vmap(engine.start)(jnp.ones(3, bool), qpos, qvel)
+    engine.check()
+    started = jax.vmap(engine.start)(jnp.ones(3, bool), qpos, qvel.at[1, 0].set(jnp.nan))
+    assert np.isnan(started.seen[1]).all()
+    for row in (0, 2):
+        assert_equal(*(jax.tree.map(lambda leaf, row=row: leaf[row], physics) for physics in (started, sound)))
+    with pytest.raises(
+        FloatingPointError, match=r"^ball_circle: initialize gave [^\n]* in simulation 1 \(1 of 3\); look"
+    ):
+        engine.check()
+    jax.block_until_ready(engine.start(jnp.bool_(True), qpos[0] * jnp.inf, qvel[0]))
+    with pytest.raises(FloatingPointError, match="initialize gave"):
+        engine.check()
+    assert not list(tmp_path.iterdir())  # MuJoCo would have written a log
+
+
 def test_a_simulation_that_diverges_restarts_alone_and_stops_nothing(tmp_path, monkeypatch):
     """A motor ten million times too strong, used in one environment of three; the others do not notice."""
     monkeypatch.chdir(tmp_path)

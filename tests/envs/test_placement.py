@@ -88,7 +88,20 @@ def test_one_object_is_drawn_anew_where_needed():
 def test_where_there_is_no_room_the_object_stays():
     places = jnp.array([[0.0, 0.0], [0.9, 0.9]])
     found, kept = placement.draw(
-        jax.random.key(0), placement.distances([2.0, 0.1], [1.0] * 2), places, 1, jnp.array([True, False])
+        jax.random.key(0), placement.distances([2.0, 0.1], [3.0, 1.0]), places, 1, jnp.array([True, False])
     )
     assert not found
     np.testing.assert_array_equal(kept, places)
+
+
+@pytest.mark.parametrize(("keepouts", "extent"), [([0.6] * 6, 0.8), ([0.1, 0.9], 0.8)])
+def test_objects_that_cannot_have_room_are_refused(keepouts, extent):
+    found = rf"{len(keepouts)} objects with keepouts up to {max(keepouts)} m, [\d.]+ m\^2 in all, have no room in 2.56"
+    with pytest.raises(ValueError, match=found):
+        placement.distances(keepouts, [extent] * len(keepouts))
+
+
+def test_what_finds_no_room_is_nowhere_and_nothing_waits_for_it():
+    """Two middles inside +-.3 m are never a metre apart, though the discs' area would do."""
+    places = placement.place(jax.random.key(0), placement.distances([0.5, 0.5], [0.8] * 2), population=1)
+    assert jnp.isnan(places).all()

@@ -150,7 +150,7 @@ class Host:
         """Raise the first failure since the last call, once.
 
         Raises:
-          FloatingPointError: an action was not finite.
+          FloatingPointError: an action, or a position or velocity that an episode starts with, was not finite.
           Exception: whatever MuJoCo or the task raised inside a callback.
         """
         with self._lock:
@@ -159,6 +159,13 @@ class Host:
             raise failure
 
     def _start(self, count, ids, drawn, rows, seen) -> None:
+        sound = np.isfinite(np.concatenate(drawn[:2], axis=-1)).all(axis=-1)
+        if not sound.all():
+            # never shown to MuJoCo, which would write a log file
+            lost = ids[~sound]
+            self._keep(_no_start(self.task.name, lost, sound.size))
+            rows.reshape(count, -1)[lost], seen.reshape(count, -1)[lost] = np.nan, np.nan
+            ids, drawn = jax.tree.map(lambda leaf: leaf[sound], (ids, drawn))
         worker = self._worker(count)
         worker.state[ids] = self.default_row
         worker.qpos[ids], worker.qvel[ids], layout = drawn
@@ -227,6 +234,13 @@ def _not_finite(name: str, misled: Any, action: np.ndarray) -> FloatingPointErro
     index = np.flatnonzero(misled)[0]
     found = f"{name}: action {action[index].tolist()} in simulation {index} ({misled.sum()} of {misled.size})"
     return FloatingPointError(f"{found}, expected finite numbers; look at the policy's inputs and parameters")
+
+
+def _no_start(name: str, lost: np.ndarray, count: int) -> FloatingPointError:
+    found = f"{name}: initialize gave positions or velocities that are not finite"
+    return FloatingPointError(
+        f"{found} in simulation {lost[0]} ({lost.size} of {count}); look at it, and whether its layout has room"
+    )
 
 
 class _Worker:

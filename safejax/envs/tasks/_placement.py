@@ -4,7 +4,8 @@ As Safety-Gymnasium draws them: every object in turn is drawn uniformly until it
 it; if a hundred draws all fail, the whole layout is drawn again. Here a population of layouts grows side by side, and
 a layout that fails is replaced by a copy of one that has not, which a resampled population allows (sequential Monte
 Carlo): the same distribution up to a bias of the order of one over the population, in a bounded time. Of four buttons
-and four gremlins, one layout in sixty gets through; a population of 64 does so nearly always, else it starts again.
+and four gremlins, one layout in sixty gets through; a population of 64 does so nearly always, else it starts again, up
+to ATTEMPTS times. Objects that still find no room are nowhere: NaN.
 
 Source: utils/random_generator.py of PKU-Alignment/safety-gymnasium. Shapes: n objects, P layouts.
 """
@@ -23,6 +24,7 @@ from safejax.types import Array, Key
 DRAWS = 10  # places that an object draws at once
 ROUNDS = 10  # times that it may: a hundred draws
 POPULATION = 64  # layouts that grow side by side
+ATTEMPTS = 100  # populations, one after the other
 REDRAW_ROUNDS = 1000  # for a single object among others
 
 
@@ -39,17 +41,24 @@ def distances(keepouts: Sequence[float], half_extents: Sequence[float]) -> Dista
     Args:
       keepouts: [n] m.
       half_extents: [n] m, half the side of the square of each.
+
+    Raises:
+      ValueError: a square too small for its object, or for the discs of all objects without regard to gaps.
     """
     keepout, extent = np.asarray(keepouts, np.float32), np.asarray(half_extents, np.float32)
+    discs, square = np.pi * np.sum(keepout**2), 4.0 * np.max(extent) ** 2
+    if np.any(keepout > extent) or discs > square:
+        found = f"{len(keepout)} objects with keepouts up to {keepout.max():g} m, {discs:.3g} m^2 in all"
+        raise ValueError(f"{found}, have no room in {square:.3g} m^2; expected fewer, smaller or a larger half_extent")
     return Distances(extent - keepout, keepout[:, None] + keepout)  # pyright: ignore[reportArgumentType]
 
 
 def place(key: Key, distances: Distances, population: int = POPULATION) -> Array:
-    """Places of all objects, drawn in their order. [n, 2] m"""
+    """Places of all objects, drawn in their order. [n, 2] m; NaN where ATTEMPTS found no room"""
     count = len(distances.reach)
 
-    def attempt(carry: tuple[Array, Key, Array]) -> tuple[Array, Key, Array]:
-        _, key, _ = carry
+    def attempt(carry: tuple[Array, Array, Key, Array]) -> tuple[Array, Array, Key, Array]:
+        _, attempts, key, _ = carry
         key, *keys = jax.random.split(key, 2 * count + 1)
 
         def grow(carry: tuple[Array, Array], drawn: tuple[Array, Key, Key]) -> tuple[tuple[Array, Array], None]:
@@ -67,9 +76,11 @@ def place(key: Key, distances: Distances, population: int = POPULATION) -> Array
         keys = jnp.stack(keys).reshape(2, count, *key.shape)  # a key of the old kind has a shape
         start = jnp.zeros((population, count, 2)), jnp.ones(population, bool)
         (places, alive), _ = jax.lax.scan(grow, start, (jnp.arange(count), *keys))
-        return alive[0], key, places[0]
+        return alive[0], attempts + 1, key, places[0]
 
-    return jax.lax.while_loop(lambda carry: ~carry[0], attempt, (jnp.bool_(False), key, jnp.zeros((count, 2))))[2]
+    start = jnp.bool_(False), jnp.zeros((), jnp.int32), key, jnp.zeros((count, 2))
+    found, _, _, places = jax.lax.while_loop(lambda carry: ~carry[0] & (carry[1] < ATTEMPTS), attempt, start)
+    return jnp.where(found, places, jnp.nan)
 
 
 def draw(
