@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -240,6 +241,18 @@ def check_range(
     if not (low < value if open_low else low <= value) or not (value < high if open_high else value <= high):
         left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"{name} is {value}, expected a number in {left}{low:g}, {high:g}{right}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or below `least`.
+
+    Raises:
+      ValueError: one line with the name, the value and what was expected.
+    """
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}, expected at least {least}")
 
 
 def check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:

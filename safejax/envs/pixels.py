@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from safejax.envs.rendering import VISIBLE_GROUPS, make_caster
 from safejax.envs.tasks.base import View
-from safejax.types import Array, ArrayTree, Env, EnvState, Key
+from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_count
 
 RENDERER = "safejax.envs.rendering"
 """What `pixels` draws with."""
@@ -77,10 +77,9 @@ def frame_stack(env: Env, count: int) -> Env:
     its first frame repeated; `final_observation` ends with the last frame of the old episode.
 
     Raises:
-      ValueError: `count` is below 1.
+      ValueError: `count` is no whole number, or below 1.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}, expected at least 1")
+    check_count("count", count)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(env.observation_spec)]
     named = [path for path in paths if _is_pixels(path)]
     stacked = set(named or paths)

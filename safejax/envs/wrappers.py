@@ -13,7 +13,7 @@ import numpy as np
 from safejax.envs.engines.base import Engine
 from safejax.envs.rendering import Scene
 from safejax.envs.tasks.base import Start, Task, View
-from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_range
+from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_count
 
 Show = Callable[[View, Array, Array, ArrayTree], ArrayTree]
 """(view, the task's vector, needed [] bool, otherwise) -> what is observed where `needed`, else `otherwise`."""
@@ -65,10 +65,12 @@ def build(
       action_repeat: control steps a step.
 
     Raises:
-      ValueError: the task has `hold` and no `applied_force`; an `action_repeat` that does not divide the task's
-        episode; of `step`, when traced: an action of another shape.
+      ValueError: the task has `hold` and no `applied_force`, or a number of steps below 1; an `action_repeat` that
+        does not divide the task's episode; of `step`, when traced: an action of another shape.
     """
-    check_range("action_repeat", action_repeat, 1)
+    check_count("action_repeat", action_repeat)
+    for name in ("substeps", "episode_length"):
+        check_count(f"{task.name}: {name}", getattr(task, name))
     episode_length, left = divmod(task.episode_length, action_repeat)
     if left:
         raise ValueError(

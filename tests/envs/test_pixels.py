@@ -147,5 +147,6 @@ def test_refusals():
         pixels(frame_stack(build(TASK, ENGINE), 2))
     with pytest.raises(ValueError, match="unknown camera 'front'; the model has 'track', 'side'"):
         pixels(build(TASK, ENGINE), ("front",))
-    with pytest.raises(ValueError, match="count is 0, expected at least 1"):
-        frame_stack(build(TASK, ENGINE), 0)
+    for count, expected in ((0, "at least 1"), (2.5, "a whole number")):
+        with pytest.raises(ValueError, match=f"count is {count}, expected {expected}"):
+            frame_stack(build(TASK, ENGINE), count)

@@ -145,6 +145,17 @@ def test_a_repeated_action_stops_where_the_episode_ends():
     np.testing.assert_allclose(state.reward, 8.8 * steps, rtol=1e-6)
 
 
-def test_an_action_repeat_that_cuts_an_episode_is_refused():
-    with pytest.raises(ValueError, match="action_repeat is 3, expected a divisor of the 4 steps of counter"):
-        build(TASK, ENGINE, action_repeat=3)
+@pytest.mark.parametrize(
+    ("changes", "action_repeat", "message"),
+    [
+        ({}, 3, "action_repeat is 3, expected a divisor of the 4 steps of counter"),
+        ({}, 2.5, "action_repeat is 2.5, expected a whole number"),
+        ({}, "2", "action_repeat is '2', expected a whole number"),
+        ({}, 0, "action_repeat is 0, expected at least 1"),
+        ({"episode_length": 0}, 1, "counter: episode_length is 0, expected at least 1"),
+        ({"substeps": 0}, 1, "counter: substeps is 0, expected at least 1"),
+    ],
+)
+def test_numbers_of_steps_that_make_no_episode_are_refused(changes, action_repeat, message):
+    with pytest.raises(ValueError, match=rf"^{message}(\n|$)"):
+        build(TASK._replace(**changes), ENGINE, action_repeat=action_repeat)
