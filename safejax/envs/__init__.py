@@ -1,39 +1,79 @@
-"""Worlds: `make` a task by name on one of two engines.
+'''Worlds: `make` a task by name on one of two engines.
 
     env = safejax.envs.make("ball_circle")
     states = jax.vmap(env.reset)(jax.random.split(key, 64))
     states = jax.vmap(env.step)(states, actions, jax.random.split(key, 64))
     env.check()                                     # between chunks: raises what the host engine kept back
 
-One file a family: a new task is one file in `safejax/envs/tasks` that binds TASK, or TASKS, a tuple, where
-several share their functions, and its MJCF in `safejax/envs/assets`. For example `tasks/slide.py`, a mass on a
-rail that must not go fast:
+A task is a value of numbers and pure functions, with MJCF. For example a mass on a rail that must not go fast:
 
-    from safejax.envs.tasks.base import Task
+    import jax
+    import jax.numpy as jnp
+
+    import safejax.envs
+    from safejax.envs import Task
+
+    MODEL = """
+    <mujoco>
+      <option timestep="0.01"/>
+      <worldbody>
+        <light pos="0 0 3"/>
+        <camera name="track" pos="0 -4 1" xyaxes="1 0 0 0 0.3 1"/>
+        <geom type="plane" size="5 5 1"/>
+        <body name="mass" pos="0 0 0.2">
+          <joint name="slide" type="slide" axis="1 0 0" damping="0.1"/>
+          <geom type="sphere" size="0.1" mass="1"/>
+        </body>
+      </worldbody>
+      <actuator><motor joint="slide"/></actuator>
+    </mujoco>
+    """
+
 
     def initialize(key):
+        """At rest, up to a metre from the middle."""
         return jax.random.uniform(key, (1,), minval=-1.0), jnp.zeros(1)
+
+
+    def observe(view):
+        """Position and velocity."""
+        return jnp.concatenate([view.qpos, view.qvel], axis=-1)
+
+
+    def reward(before, after, action):
+        """Metres to the right."""
+        return after.qpos[..., 0] - before.qpos[..., 0]
+
+
+    def cost(view):
+        """1 where it is faster than 1 m/s."""
+        return (jnp.abs(view.qvel[..., 0]) > 1.0).astype(jnp.float32)
+
 
     TASK = Task(
         name="slide",
-        model="slide.xml",                          # one slide joint, one motor
-        substeps=5,
+        model=MODEL,
+        substeps=5,  # a step is 5 * 0.01 s
         episode_length=100,
         observation_size=2,
         action_size=1,
         initialize=initialize,
-        observe=lambda view: jnp.concatenate([view.qpos, view.qvel], -1),
-        reward=lambda before, after, action: after.qpos[..., 0] - before.qpos[..., 0],
-        cost=lambda view: (jnp.abs(view.qvel[..., 0]) > 1.0).astype(jnp.float32),
-        control=lambda action: 2.0 * action,
+        observe=observe,
+        reward=reward,
+        cost=cost,
+        control=lambda action: 2.0 * action,  # N
     )
+    env = safejax.envs.make(TASK)
+
+A task that is to have a name for `make` is a file in `safejax/envs/tasks`, one a family, that binds TASK, or TASKS, a
+tuple, where several share their functions; its MJCF may then be a file in `safejax/envs/assets`.
 
 What a task draws beside the physics, such as where its hazards are, is its layout: `initialize` returns
 `Start(qpos, qvel, layout)`, every view holds it as `view.layout`, and `Task.rearrange` changes it, as when a goal was
 reached. A task that needs more of the physics names fields of mjData in `Task.reads` and finds them in `view.extras`.
 `Task.shapes` are drawn where `Task.place_shapes` says; `safejax.envs.pixels` makes observations of pictures, and
 `safejax.envs.adapters` leads to brax, gymnasium and MuJoCo Playground, and back.
-"""
+'''
 
 from __future__ import annotations
 

@@ -189,23 +189,6 @@ def test_an_exception_inside_the_callback_waits_for_check():
         env.check()
 
 
-def test_states_keep_structure_shapes_and_types(env):
-    key = jax.random.key(0)
-    reset = jax.eval_shape(env.reset, key)
-    step = jax.eval_shape(env.step, reset, jax.ShapeDtypeStruct((2,), jnp.float32), key)
-    assert jax.tree.structure(reset) == jax.tree.structure(step)
-    for before, after in zip(jax.tree.leaves(reset), jax.tree.leaves(step), strict=True):
-        assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
-    for state in (reset, step):
-        assert (state.observation.shape, state.observation.dtype) == ((8,), jnp.float32)
-        scalars = ("reward", "cost", "terminated", "truncated", "steps")
-        types = ("float32", "float32", "bool", "bool", "int32")
-        for name, dtype in zip(scalars, types, strict=True):
-            leaf = getattr(state, name)
-            assert (leaf.shape, leaf.dtype, leaf.weak_type) == ((), dtype, False), name
-    assert env.observation_spec.shape == (8,)
-
-
 def test_the_view_is_current_at_the_new_state(env):
     state = jax.jit(env.step)(env.reset(jax.random.key(0)), jnp.ones(2), jax.random.key(1))
     engine = make_engine(TASK)
