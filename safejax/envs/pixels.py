@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from safejax.envs.rendering import VISIBLE_GROUPS, make_caster
 from safejax.envs.tasks.base import View
+from safejax.envs.wrappers import show_vector
 from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_count
 
 RENDERER = "safejax.envs.rendering"
@@ -39,7 +40,7 @@ def pixels(
     episode ended; elsewhere every step draws both.
 
     Args:
-      env: an environment with a scene, such as those of `safejax.envs.make`.
+      env: an environment with a scene, such as those of `safejax.envs.make`, or of `from_brax` with a camera.
       cameras: names of its model's cameras; their colours lie beside one another in the last axis.
       height: H.
       width: W.
@@ -59,11 +60,11 @@ def pixels(
         scene.model, cameras, height=height, width=width, shapes=scene.shapes, shadows=shadows, groups=groups
     )
 
-    def observe(view: View, vector: Array, needed: Array, otherwise: ArrayTree) -> ArrayTree:
+    def observe(view: View, vector: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
         old = jnp.moveaxis(otherwise["pixels"].reshape(height, width, len(cameras), 3), 2, 0)
         drawn = caster.rgb_where(needed, old, view.xpos, view.xquat, scene.place(view))
         observation = {"pixels": jnp.moveaxis(drawn, 0, 2).reshape(height, width, -1)}
-        return observation | ({"state": jnp.where(needed, vector, otherwise["state"])} if state else {})
+        return observation | ({"state": show_vector(view, vector, needed, otherwise["state"])} if state else {})
 
     spec = {"pixels": jax.ShapeDtypeStruct((height, width, 3 * len(cameras)), jnp.uint8)}
     seen = scene.observing(observe, spec | ({"state": env.observation_spec} if state else {}))

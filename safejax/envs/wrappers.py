@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from safejax.envs.rendering import Scene
 from safejax.envs.tasks.base import Start, Task, View
 from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_count
 
-Show = Callable[[View, Array, Array, ArrayTree], ArrayTree]
+Show = Callable[[Any, ArrayTree, Array, ArrayTree], ArrayTree]
 """(view, the task's vector, needed [] bool, otherwise) -> what is observed where `needed`, else `otherwise`."""
 
 LARGEST = 1e10
@@ -78,7 +78,7 @@ def build(
         )
     if task.hold is not None and task.applied_force is None:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
-    show = _vector if show is None else show
+    show = show_vector if show is None else show
     if observation_spec is None:
         observation_spec = jax.ShapeDtypeStruct((task.observation_size,), jnp.float32)
     nothing = jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), observation_spec)
@@ -173,9 +173,10 @@ def build(
     )
 
 
-def _vector(view: View, vector: Array, needed: Array, otherwise: ArrayTree) -> Array:
+def show_vector(view: View | None, vector: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
+    """`Show` of the task's vector itself."""
     del view
-    return jnp.where(needed, vector, otherwise)
+    return jax.tree.map(lambda new, old: jnp.where(needed, new, old), vector, otherwise)
 
 
 def is_finite(tree: ArrayTree) -> Array:

@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from safejax import envs
 from safejax.algorithms import sac_lag
 from safejax.envs.adapters import from_brax, to_brax
+from safejax.envs.pixels import pixels
+from safejax.envs.rendering import make_caster
 from safejax.training import init_online, replay_for, train_online
 from safejax.types import example_transition
 
@@ -154,3 +157,67 @@ def test_a_safe_learner_in_a_brax_world_with_a_cost(brax_envs):
     assert rows.last.sum() == len(lengths) > 6
     follows = (rows.observation[:, 1:] == rows.next_observation[:, :-1]).all(-1)
     np.testing.assert_array_equal(follows, rows.last[:, :-1] == 0)
+
+
+PENDULUM = """
+<mujoco>
+  <option timestep="0.02"/>
+  <worldbody>
+    <light pos="0 0 3"/>
+    {camera}
+    <body pos="0.3 0 1">
+      <joint name="slide" type="slide" axis="1 0 0"/>
+      <geom type="box" size="0.2 0.2 0.1" mass="1" rgba="1 0 0 1"/>
+      <body pos="0 0 0.1" euler="0 30 0">
+        <joint name="hinge" type="hinge" axis="0 1 0"/>
+        <geom type="capsule" fromto="0 0 0 0 0 0.6" size="0.05" mass="0.1" rgba="0 1 0 1"/>
+      </body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def pendulum(brax_envs, camera='<camera name="side" pos="0 -4 1" xyaxes="1 0 0 0 0 1"/>'):
+    """Brax's bodies without its dynamics, which take seconds to compile: the action moves the joints."""
+    from brax import base, kinematics
+    from brax.io import mjcf
+
+    class Pendulum:
+        sys = mjcf.loads(PENDULUM.format(camera=camera))
+        action_size = 1
+
+        def reset(self, rng):
+            return self.at(jax.random.uniform(rng, (2,), minval=-0.5, maxval=0.5))
+
+        def step(self, state, action):
+            return self.at(state.obs + 0.2 * action)
+
+        def at(self, q):
+            x, xd = kinematics.forward(self.sys, q, jnp.zeros(2))
+            return brax_envs.State(base.State(q, jnp.zeros(2), x, xd, None), q, q[0], jnp.zeros(()))
+
+    return from_brax(Pendulum(), lambda state: jnp.abs(state.obs[0]) > 0.5, episode_length=2)
+
+
+@pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing .* directly from `Data` is deprecated:DeprecationWarning")
+def test_cameras_of_brax_see_its_bodies_before_and_after_a_reset(brax_envs):
+    """Compared with MuJoCo's own kinematics at the positions that were observed."""
+    env = pixels(pendulum(brax_envs), ("side",), height=12, width=16)
+    state, step = jax.jit(env.reset)(jax.random.key(0)), jax.jit(env.step)
+    states = [state] + [state := step(state, jnp.ones(1), jax.random.key(index)) for index in range(2)]
+    caster = make_caster(env.scene.model, ("side",), height=12, width=16)
+    rgb, data = jax.jit(caster.rgb), mujoco.MjData(env.scene.model)
+    pictures = []
+    for observation in [part for state in states for part in (state.observation, state.final_observation)]:
+        data.qpos = observation["state"]
+        mujoco.mj_kinematics(env.scene.model, data)
+        expected = np.asarray(rgb(data.xpos, data.xquat)[0], int)
+        assert (np.abs(observation["pixels"] - expected).max(axis=-1) <= 1).mean() > 0.98
+        pictures.append(expected)
+        assert jax.tree.map(shape_and_type, observation) == jax.tree.map(shape_and_type, env.observation_spec)
+    assert states[-1].truncated
+    assert np.abs(pictures[-1] - pictures[-2]).max() > 100
+    with pytest.raises(ValueError, match=r"^unknown camera 'track'; the model has none(\n|$)"):
+        pixels(pendulum(brax_envs, camera=""))

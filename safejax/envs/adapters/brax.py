@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safejax.envs import make
-from safejax.envs.wrappers import is_finite
-from safejax.types import Array, Env, EnvState, Key
+from safejax.envs.rendering import Scene
+from safejax.envs.tasks.base import View
+from safejax.envs.wrappers import Show, is_finite, show_vector
+from safejax.types import Array, ArrayTree, Env, EnvState, Key
 
 
 def to_brax(env: str | Env) -> Any:
@@ -47,7 +50,8 @@ def from_brax(
         env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
 
     Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`. A step
-    whose observation, reward or cost is not finite is `diverged`, as in `safejax.envs.wrappers.build`.
+    whose observation, reward or cost is not finite is `diverged`, as in `safejax.envs.wrappers.build`. Where the system
+    was made from MJCF, as brax's own are, its cameras may be drawn: `safejax.envs.pixels`.
 
     Args:
       env: has `reset(key)`, `step(state, action)` and `action_size`; `done` is read as termination.
@@ -61,39 +65,92 @@ def from_brax(
     spec = jax.eval_shape(env.reset, jax.random.key(0))
     if cost is None and "cost" not in spec.info:
         raise ValueError(f"{type(env).__name__} has no info['cost']: pass cost, a function of the state")
-    cost_of = cost or (lambda state: state.info["cost"])
+    world = _World(env, cost or (lambda state: state.info["cost"]), episode_length, name or type(env).__name__, spec)
+    return _build(world)
+
+
+class _World(NamedTuple):
+    """The arguments of `from_brax`, all of them given."""
+
+    env: Any
+    cost: Callable[[Any], Array]
+    episode_length: int
+    name: str
+    spec: Any  # shapes of brax's state
+
+
+def _build(world: _World, show: Show = show_vector, observation_spec: ArrayTree = None) -> Env:
+    """The environment of `world`, with what to observe as in `safejax.envs.wrappers.build`."""
+    env, spec = world.env, world.spec
+    observation_spec = spec.obs if observation_spec is None else observation_spec
+    nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), observation_spec)
+    model = _model(env, spec)
+
+    def observe(state: Any, needed: Array, otherwise: ArrayTree) -> ArrayTree:
+        vector = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state.obs, spec.obs)
+        return show(None if model is None else _view(state), vector, needed, otherwise)
 
     def reset(key: Key) -> EnvState:
         state = _strong(env.reset(key))
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
-        return EnvState(state, state.obs, zero, zero, no, no, state.obs, jnp.zeros((), jnp.int32), diverged=no)
+        observation = observe(state, jnp.ones((), bool), nothing)
+        return EnvState(state, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), diverged=no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
         before = jax.tree.map(lambda leaf: leaf, state.physics)  # brax writes into its dictionaries
         after = env.step(before, jnp.clip(action, -1.0, 1.0))
         steps = state.steps + 1
-        reward, cost = jnp.asarray(after.reward, jnp.float32), jnp.asarray(cost_of(after), jnp.float32)
+        reward, cost = jnp.asarray(after.reward, jnp.float32), jnp.asarray(world.cost(after), jnp.float32)
         diverged = ~is_finite((after.obs, reward, cost))
         terminated = after.done.astype(bool) & ~diverged
-        truncated = (steps >= episode_length) & ~terminated | diverged
+        truncated = (steps >= world.episode_length) & ~terminated | diverged
         done = terminated | truncated
         fresh = _strong(env.reset(key))
         physics = jax.tree.map(lambda new, old: jnp.where(done, new, old).astype(new.dtype), fresh, after)
+        final_observation = observe(after, jnp.ones((), bool), nothing)
+        observation = observe(fresh, done, final_observation)
         return EnvState(
             physics=physics,
-            observation=physics.obs,
+            observation=observation,
             reward=jnp.where(diverged, 0.0, reward),
             cost=jnp.where(diverged, 0.0, cost),
             terminated=terminated,
             truncated=truncated,
             final_observation=jax.tree.map(
-                lambda new, old: jnp.where(diverged, new, old).astype(new.dtype), fresh.obs, after.obs
+                lambda new, old: jnp.where(diverged, new, old), observation, final_observation
             ),
             steps=jnp.where(done, 0, steps),
             diverged=diverged,
         )
 
-    return Env(reset, step, spec.obs, env.action_size, episode_length, name or type(env).__name__)
+    scene = None
+    if model is not None:
+        scene = Scene(
+            model=model,
+            view=lambda state: _view(state.physics),
+            shapes=(),
+            place=lambda view: jnp.zeros((*view.qpos.shape[:-1], 0, 3)),
+            observing=functools.partial(_build, world),
+        )
+    return Env(reset, step, observation_spec, env.action_size, world.episode_length, world.name, scene=scene)
+
+
+def _model(env: Any, spec: Any) -> Any:
+    """The `mujoco.MjModel` that brax made its system from; None where there is none whose bodies are its links."""
+    model = getattr(getattr(env, "sys", None), "mj_model", None)
+    if model is None or not hasattr(spec.pipeline_state, "x"):
+        return None
+    return model if spec.pipeline_state.x.pos.shape == (model.nbody - 1, 3) else None
+
+
+def _view(state: Any) -> View:
+    """Brax's links are the model's bodies, less the world."""
+    moment = state.pipeline_state
+    leading = moment.q.shape[:-1]
+    xpos = jnp.concatenate([jnp.zeros((*leading, 1, 3)), moment.x.pos], axis=-2)
+    unturned = jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0, 0.0]), (*leading, 1, 4))
+    xquat = jnp.concatenate([unturned, moment.x.rot], axis=-2)
+    return View(moment.q, moment.qd, jnp.zeros((*leading, 0)), xpos, xquat)
 
 
 def _strong(tree: Any) -> Any:
