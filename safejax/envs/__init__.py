@@ -106,6 +106,9 @@ ENGINES = ("mujoco", "mjx")
 def make(name: str | Task, engine: str | None = None, *, action_repeat: int = 1) -> Env:
     """The environment `name`. The same arguments give the same functions, so compiled loops are reused.
 
+    An action that is not finite makes its step `diverged`, and a new episode begins. On mujoco `check` then raises a
+    line that shows the action; mjx, whose programs hold no callback, keeps nothing back: there count `diverged`.
+
     Args:
       name: one of `names()`; or a task, such as a variant `task(name)._replace(initialize=...)`.
       engine: "mujoco" (C library, host threads) or "mjx" (JAX operations); by default mujoco where JAX runs
@@ -113,9 +116,11 @@ def make(name: str | Task, engine: str | None = None, *, action_repeat: int = 1)
       action_repeat: control steps that each action is held for; rewards and costs are summed, episodes are shorter.
 
     Raises:
-      ValueError: an unknown name, with the nearest known one, an unknown engine, or an `action_repeat` that does not
-        divide the task's episode.
+      ValueError: an unknown name, with the nearest known one, an unknown engine, an `action_repeat` that does not
+        divide the task's episode, or a model that MuJoCo cannot read.
     """
+    if not isinstance(name, str | Task):
+        raise ValueError(f"name is {name!r}, expected one of safejax.envs.names(), or a Task")
     engine = default_engine() if engine is None else engine
     check_choice("engine", engine, ENGINES)
     return _make(task(name) if isinstance(name, str) else name, engine, action_repeat)

@@ -49,8 +49,9 @@ def pixels(
       groups: see `rendering.make_caster`.
 
     Raises:
-      ValueError: `env` has no scene, or draws pictures already; and what `make_caster` raises.
+      ValueError: `env` is no environment, has no scene, or draws pictures already; and what `make_caster` raises.
     """
+    _check_env(env)
     if env.scene is None:
         raise ValueError(f"{env.name or 'the environment'} has no scene to draw; expected one of safejax.envs.make")
     scene = env.scene
@@ -78,8 +79,9 @@ def frame_stack(env: Env, count: int) -> Env:
     its first frame repeated; `final_observation` ends with the last frame of the old episode.
 
     Raises:
-      ValueError: `count` is no whole number, or below 1.
+      ValueError: `env` is no environment; `count` is no whole number, or below 1.
     """
+    _check_env(env)
     check_count("count", count)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(env.observation_spec)]
     named = [path for path in paths if _is_pixels(path)]
@@ -121,6 +123,11 @@ def renderer(env: Env) -> str | None:
     if not any(map(_is_pixels, paths)):
         return None
     return "unknown" if env.scene is None else RENDERER
+
+
+def _check_env(env: Any) -> None:
+    if not isinstance(env, Env):
+        raise ValueError(f"env is {env!r}, expected an environment, such as safejax.envs.make gives")
 
 
 def _is_pixels(path: tuple[Any, ...]) -> bool:

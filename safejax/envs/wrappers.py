@@ -65,8 +65,9 @@ def build(
       action_repeat: control steps a step.
 
     Raises:
-      ValueError: the task has `hold` and no `applied_force`, or a number of steps below 1; an `action_repeat` that
-        does not divide the task's episode; of `step`, when traced: an action of another shape.
+      ValueError: the task has `hold` and no `applied_force`, or `shapes` and no `place_shapes`, or a number of steps
+        below 1; an `action_repeat` that does not divide the task's episode; of `reset` and `step`, when traced: an
+        action, observation, reward or cost of another shape.
     """
     check_count("action_repeat", action_repeat)
     for name in ("substeps", "episode_length"):
@@ -78,6 +79,8 @@ def build(
         )
     if task.hold is not None and task.applied_force is None:
         raise ValueError(f"{task.name} has hold but no applied_force, which alone receives it; give both or neither")
+    if task.shapes and task.place_shapes is None:
+        raise ValueError(f"{task.name} has shapes but no place_shapes, which says where they are; give both or neither")
     show = show_vector if show is None else show
     if observation_spec is None:
         observation_spec = jax.ShapeDtypeStruct((task.observation_size,), jnp.float32)
@@ -93,9 +96,7 @@ def build(
         return EnvState(physics, observation, zero, zero, no, no, observation, steps, start.layout, no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
-        if jnp.shape(action) != (task.action_size,):
-            found = f"{task.name}: action has shape {jnp.shape(action)}, expected ({task.action_size},)"
-            raise ValueError(f"{found}; for a batch of environments, vmap step")
+        action = check_action(task.name, action, task.action_size)
         layout, start_key, layout_key = state.layout, key, key
         if task.rearrange is not None:
             start_key, layout_key = jax.random.split(key)
@@ -137,8 +138,8 @@ def build(
         physics = engine.step(course.physics, action, course.layout)
         before, after = (engine.view(moment)._replace(layout=course.layout) for moment in (course.physics, physics))
         layout = course.layout if task.rearrange is None else task.rearrange(after, key)
-        reward = jnp.asarray(task.reward(before, after, action), jnp.float32)
-        cost = jnp.asarray(task.cost(after) + task.step_cost(before, after, action), jnp.float32)
+        reward = as_float(f"{task.name}: reward", task.reward(before, after, action))
+        cost = as_float(f"{task.name}: cost", task.cost(after) + task.step_cost(before, after, action))
         within = [jnp.all(jnp.abs(part) < LARGEST) for part in (after.qpos, after.qvel)]
         diverged = ~(within[0] & within[1] & is_finite((reward, cost)))
         terminated = jnp.asarray(task.terminated(after), bool)
@@ -150,7 +151,8 @@ def build(
 
     def observe(physics: ArrayTree, layout: ArrayTree, needed: Array, otherwise: ArrayTree) -> ArrayTree:
         view = engine.view(physics)._replace(layout=layout)
-        return show(view, jnp.asarray(task.observe(view), jnp.float32), needed, otherwise)
+        vector = as_float(f"{task.name}: the observation", task.observe(view), (task.observation_size,))
+        return show(view, vector, needed, otherwise)
 
     scene = None
     if engine.model is not None:
@@ -177,6 +179,31 @@ def show_vector(view: View | None, vector: ArrayTree, needed: Array, otherwise: 
     """`Show` of the task's vector itself."""
     del view
     return jax.tree.map(lambda new, old: jnp.where(needed, new, old), vector, otherwise)
+
+
+def check_action(name: str, action: Any, size: int) -> Array:
+    """`action` as an array [A].
+
+    Raises:
+      ValueError: another shape than (`size`,).
+    """
+    action = jnp.asarray(action)
+    if action.shape != (size,):
+        found = f"{name}: action has shape {action.shape}, expected ({size},)"
+        raise ValueError(f"{found}; for a batch of environments, vmap step")
+    return action
+
+
+def as_float(name: str, value: Any, shape: tuple[int, ...] = ()) -> Array:
+    """`value` as float32.
+
+    Raises:
+      ValueError: another shape than `shape`.
+    """
+    value = jnp.asarray(value, jnp.float32)
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
+    return value
 
 
 def is_finite(tree: ArrayTree) -> Array:

@@ -148,5 +148,8 @@ def test_unknown_names_are_refused_with_the_nearest():
         envs.make("bal_circle")
     with pytest.raises(ValueError, match="engine is 'bullet', expected one of mjx, mujoco"):
         envs.make("ball_circle", "bullet")
+    for name in (None, 3):
+        with pytest.raises(ValueError, match=rf"^name is {name}, expected one of safejax.envs.names\(\), or a Task$"):
+            envs.make(name)
     assert "ball_circle" in envs.names()
     assert envs.make("ball_circle", "mujoco") is envs.make("ball_circle", "mujoco")

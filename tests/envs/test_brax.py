@@ -99,10 +99,21 @@ def test_a_brax_environment_needs_a_cost(brax_envs):
 
     with pytest.raises(ValueError, match=r"Slow has no info\['cost'\]"):
         from_brax(Slow())
+    with pytest.raises(ValueError, match=r"^env is 'ant', expected an environment, such as brax.envs.get_env[^\n]*$"):
+        from_brax("ant")
+    with pytest.raises(ValueError, match=r"^episode_length is 0, expected at least 1$"):
+        from_brax(Slow(), lambda state: state.obs[0], episode_length=0)
+    wrapped = brax_envs.training.AutoResetWrapper(Slow())
+    with pytest.raises(ValueError, match=r"^AutoResetWrapper starts episodes by itself [^\n]* without brax's wrappers"):
+        from_brax(wrapped, lambda state: state.obs[0])
     env = from_brax(Slow(), lambda state: state.obs[0], episode_length=3, name="slow")
     state = jax.jit(env.reset)(jax.random.key(0))
     for _ in range(3):
         state = jax.jit(env.step)(state, jnp.zeros(env.action_size), jax.random.key(1))
+    with pytest.raises(ValueError, match=r"^slow: action has shape \(5,\), expected \(1,\)"):
+        env.step(state, jnp.zeros(5), jax.random.key(1))
+    with pytest.raises(ValueError, match=r"^slow: cost has shape \(2,\), expected \(\)"):
+        from_brax(Slow(), lambda state: state.obs, name="slow").step(state, jnp.zeros(1), jax.random.key(1))
     assert env.name == "slow"
     assert state.truncated
     assert state.cost.dtype == jnp.float32

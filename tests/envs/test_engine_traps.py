@@ -188,6 +188,24 @@ def test_a_pillar_that_mjx_cannot_touch_is_refused_by_name(tmp_path):
     host_engine.make_engine(make_task(model_file(tmp_path, TWO_BODIES, pillar="", name="vase", kind="box")))
 
 
+@pytest.mark.parametrize("engine", [host_engine, mjx_engine])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "nowhere.xml"}, "MuJoCo cannot read its model: [^\n]*nowhere.xml[^\n]*"),
+        (
+            {"model": "<mujoco><worldbody><geom size='a'/></worldbody></mujoco>"},
+            "MuJoCo cannot read its model: [^\n]*line 1[^\n]*",
+        ),
+        ({"reads": ("cvel", "speed")}, "reads has 'speed', expected names of mjData's fields, such as 'cvel'"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_refused_in_one_line(tmp_path, engine, changes, message):
+    task = make_task(model_file(tmp_path, BALL))._replace(**changes)
+    with pytest.raises(ValueError, match=rf"^trap: {message}$"):
+        engine.make_engine(task)
+
+
 def test_the_release_of_mujoco_with_a_broken_solver_is_excluded():
     """4.0.0 factorises sparse Hessians wrongly; mended in 4.0.1."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]

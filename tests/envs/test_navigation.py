@@ -228,3 +228,12 @@ def test_circle_costs_beyond_its_walls():
     }
     beyond = {1: ((1.13, 0.0), (-1.13, 0.0)), 2: ((1.13, 0.0), (-1.13, 0.0), (0.0, -1.13)), 0: ()}
     assert costs == {(level, place): float(place in beyond[level]) for level, place in costs}
+
+
+def test_a_layout_that_lacks_a_group_is_refused_in_one_line():
+    task, begun = envs.task("point_goal1"), start("point_goal1")
+    kept = {name: part for name, part in begun.layout.items() if name != "hazards"}
+    view = seen("point_goal1", begun)._replace(layout=kept)
+    for function in (task.observe, task.place_shapes):
+        with pytest.raises(ValueError, match=r"^the layout has no 'hazards', expected places \[8, 2\] of them [^\n]*$"):
+            function(view)

@@ -1,5 +1,7 @@
 """Pictures as observations, and their stacks, on a toy engine whose ball stands at the number of steps made."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -145,8 +147,21 @@ def test_refusals():
         pixels(probes.truncating())
     with pytest.raises(ValueError, match="counter is wrapped already; apply pixels first, then frame_stack"):
         pixels(frame_stack(build(TASK, ENGINE), 2))
-    with pytest.raises(ValueError, match="unknown camera 'front'; the model has 'track', 'side'"):
-        pixels(build(TASK, ENGINE), ("front",))
+    for wrapped in (pixels, lambda env: frame_stack(env, 2)):
+        with pytest.raises(ValueError, match=r"^env is 'counter', expected an environment, [^\n]*$"):
+            wrapped("counter")
+    refused = {
+        "unknown camera 'front'; the model has 'track', 'side'": dict(cameras=("front",)),
+        "unknown camera 0; the model has 'track', 'side'": dict(cameras=(0,)),
+        "cameras is 'track', expected several names: ('track',)": dict(cameras="track"),
+        "height is 8.5, expected a whole number": dict(height=8.5),
+        "groups is (0, 9), expected some of (0, 1, 2, 3, 4, 5)": dict(groups=(0, 9)),
+    }
+    for message, changes in refused.items():
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            pixels(build(TASK, ENGINE), **changes)
+    with pytest.raises(ValueError, match="layers is -1, expected at least 0"):
+        make_caster(MODEL, layers=-1)
     for count, expected in ((0, "at least 1"), (2.5, "a whole number")):
         with pytest.raises(ValueError, match=f"count is {count}, expected {expected}"):
             frame_stack(build(TASK, ENGINE), count)

@@ -119,6 +119,15 @@ def test_a_reset_mask_resets_its_rows_alone():
     np.testing.assert_array_equal(after[~mask], before[~mask])
     np.testing.assert_array_equal(after[mask] % 10, 0)
     np.testing.assert_array_equal(env.step(ZEROS)[0], after + 1)
+    with pytest.raises(ValueError, match=r"^reset_mask has shape \[3\], expected \[5\]$"):
+        env.reset(options={"reset_mask": mask[:3]})
+    with pytest.raises(ValueError, match=r"^seed has shape \[1\], expected \[5\]$"):
+        env.reset(seed=[1])
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"^count is {count}, expected at least 1$"):
+            to_gymnasium(counting(), count)
+    with pytest.raises(ValueError, match=r"^name is 3, expected one of safejax.envs.names\(\), or a Task$"):
+        to_gymnasium(3, 2)
 
 
 def test_gymnasiums_statistics_count_our_episodes():
@@ -147,6 +156,8 @@ def test_actions_are_clipped_or_refused():
     np.testing.assert_array_equal(env.step(np.array([[-7.0], [0.25], [2.0]]))[1], [-1, 0.25, 1])
     with pytest.raises(ValueError, match=r"actions of shape \[3\], expected \[3, 1\]"):
         env.step(np.zeros(3))
+    with pytest.raises(FloatingPointError, match=r"^counting: actions \[\[0.0\], \[nan\], \[0.0\]\], expected finite"):
+        env.step(np.array([[0.0], [np.nan], [0.0]]))
     discrete = to_gymnasium(tabular(golden_cmdp(), 4), 2)
     with pytest.raises(gymnasium.error.ResetNeeded):
         discrete.step(np.zeros(2, int))
@@ -168,10 +179,10 @@ def test_a_single_environment_waits_for_reset():
 
 
 def test_host_engines_report_their_failures():
-    env = to_gymnasium("ball_circle", 2)
-    env.reset()
-    with pytest.raises(FloatingPointError):
-        env.step(np.full((2, 2), np.nan))
+    lost = envs.task("ball_circle")._replace(initialize=lambda key: (np.full(7, np.nan), np.zeros(6)))
+    env = to_gymnasium(lost, 2)
+    with pytest.raises(FloatingPointError, match="ball_circle: initialize gave positions or velocities that are not"):
+        env.reset()
 
 
 def test_without_gymnasium_one_line_says_what_to_install(monkeypatch):

@@ -154,8 +154,29 @@ def test_a_repeated_action_stops_where_the_episode_ends():
         ({}, 0, "action_repeat is 0, expected at least 1"),
         ({"episode_length": 0}, 1, "counter: episode_length is 0, expected at least 1"),
         ({"substeps": 0}, 1, "counter: substeps is 0, expected at least 1"),
+        ({"shapes": (None,)}, 1, "counter has shapes but no place_shapes, [^\\n]*"),
     ],
 )
-def test_numbers_of_steps_that_make_no_episode_are_refused(changes, action_repeat, message):
+def test_tasks_that_make_no_environment_are_refused(changes, action_repeat, message):
     with pytest.raises(ValueError, match=rf"^{message}(\n|$)"):
         build(TASK._replace(**changes), ENGINE, action_repeat=action_repeat)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observation_size": 2}, r"the observation has shape \(1,\), expected \(2,\)"),
+        ({"reward": lambda before, after, action: action}, r"reward has shape \(1,\), expected \(\)"),
+        ({"cost": lambda view: view.qpos}, r"cost has shape \(1,\), expected \(\)"),
+    ],
+)
+def test_what_a_task_gives_in_another_shape_is_refused(changes, message):
+    env = build(TASK._replace(**changes), ENGINE)
+    with pytest.raises(ValueError, match=rf"^counter: {message}(\n|$)"):
+        jax.eval_shape(env.step, jax.eval_shape(ENV.reset, jax.random.key(0)), jnp.zeros(1), jax.random.key(0))
+
+
+def test_an_action_may_be_a_list():
+    state = ENV.reset(jax.random.key(0))
+    listed, given = (ENV.step(state, action, jax.random.key(1)) for action in ([0.5], jnp.array([0.5])))
+    jax.tree.map(np.testing.assert_array_equal, listed, given)

@@ -278,6 +278,30 @@ def test_what_cannot_be_driven_is_refused(change, message):
         from_gymnasium(vector_env)
 
 
+@pytest.mark.parametrize("single", ["Pendulum-v1", functools.partial(gymnasium.make, "Pendulum-v1")])
+def test_a_single_environment_is_no_vector_of_them(single):
+    with pytest.raises(
+        ValueError, match=r"^'Pendulum-v1' is no vector environment, expected one such as gymnasium.make_"
+    ):
+        from_gymnasium(single() if callable(single) else single)
+
+
+@pytest.mark.parametrize(
+    ("actions", "cost", "message"),
+    [
+        ((4, 2), (3,), r"actions of shape \[4, 2\], expected \[3, 2\]"),
+        ((3, 1), (3,), r"actions of shape \[3, 1\], expected \[3, 2\]"),
+        ((3, 2), (), r"cost of shape \[\], expected \[3\]"),
+        ((3, 2), (3,), "cost -1, expected at least 0"),
+    ],
+)
+def test_actions_and_costs_that_do_not_fit_are_refused(actions, cost, message):
+    vector_env = counters(AutoresetMode.SAME_STEP)
+    env = from_gymnasium(vector_env, lambda observation, action, after: np.full(cost, -1.0), name="counters")
+    with pytest.raises(ValueError, match=f"^counters: {message}$"):
+        env.step(env.reset(), np.zeros(actions))
+
+
 @pytest.mark.parametrize(
     ("lost", "message"), [("cost", r"without info\['cost'\]: pass cost="), ("final_obs", "no 'final_obs'")]
 )

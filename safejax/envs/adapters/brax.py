@@ -16,8 +16,8 @@ import numpy as np
 from safejax.envs import make
 from safejax.envs.rendering import Scene
 from safejax.envs.tasks.base import View
-from safejax.envs.wrappers import Show, is_finite, show_vector
-from safejax.types import Array, ArrayTree, Env, EnvState, Key
+from safejax.envs.wrappers import Show, as_float, check_action, is_finite, show_vector
+from safejax.types import Array, ArrayTree, Env, EnvState, Key, check_count
 
 
 def to_brax(env: str | Env) -> Any:
@@ -35,7 +35,7 @@ def to_brax(env: str | Env) -> Any:
     Raises:
       ValueError: an unknown task name, or a discrete environment.
     """
-    env = make(env) if isinstance(env, str) else env
+    env = env if isinstance(env, Env) else make(env)
     if env.discrete:
         raise ValueError(f"{env.name}: brax's training loops take continuous actions")
     return _brax_class()(env)
@@ -60,9 +60,16 @@ def from_brax(
       name: the name of the result.
 
     Raises:
-      ValueError: `cost` is not given and `state.info` has no "cost".
+      ValueError: no environment of brax's, or one that a wrapper resets; `cost` is not given and `state.info` has no
+        "cost"; of `step`, when traced: an action, reward or cost of another shape.
     """
+    if not all(hasattr(env, field) for field in ("reset", "step", "action_size")):
+        raise ValueError(f"env is {env!r}, expected an environment, such as brax.envs.get_environment gives")
+    check_count("episode_length", episode_length)
     spec = jax.eval_shape(env.reset, jax.random.key(0))
+    if "first_obs" in spec.info:
+        found = f"{type(env).__name__} starts episodes by itself (info has 'first_obs')"
+        raise ValueError(f"{found}; pass it without brax's wrappers, as brax.envs.get_environment gives it")
     if cost is None and "cost" not in spec.info:
         raise ValueError(f"{type(env).__name__} has no info['cost']: pass cost, a function of the state")
     world = _World(env, cost or (lambda state: state.info["cost"]), episode_length, name or type(env).__name__, spec)
@@ -97,10 +104,12 @@ def _build(world: _World, show: Show = show_vector, observation_spec: ArrayTree 
         return EnvState(state, observation, zero, zero, no, no, observation, jnp.zeros((), jnp.int32), diverged=no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
+        action = check_action(world.name, action, env.action_size)
         before = jax.tree.map(lambda leaf: leaf, state.physics)  # brax writes into its dictionaries
         after = env.step(before, jnp.clip(action, -1.0, 1.0))
         steps = state.steps + 1
-        reward, cost = jnp.asarray(after.reward, jnp.float32), jnp.asarray(world.cost(after), jnp.float32)
+        reward = as_float(f"{world.name}: reward", after.reward)
+        cost = as_float(f"{world.name}: cost", world.cost(after))
         diverged = ~is_finite((after.obs, reward, cost))
         terminated = after.done.astype(bool) & ~diverged
         truncated = (steps >= world.episode_length) & ~terminated | diverged

@@ -40,11 +40,14 @@ def from_gymnasium(
       name: the name of the result, by default gymnasium's.
 
     Raises:
-      ValueError: spaces of other kinds, infinite action bounds, an unknown autoreset mode; from `step`, a row
-        without its cost or its final observation.
+      ValueError: no vector environment, spaces of other kinds, infinite action bounds, an unknown autoreset mode; from
+        `step`, actions or costs of another shape, a cost below 0, a row without its cost or its final observation.
       FloatingPointError: from `step`, an observation, reward or cost that is not finite: gymnasium has no way to
         start a single environment afresh.
     """
+    if not hasattr(vector_env, "single_action_space"):
+        found = getattr(getattr(vector_env, "spec", None), "id", vector_env)
+        raise ValueError(f"{found!r} is no vector environment, expected one such as gymnasium.make_vec gives")
     mode = vector_env.metadata.get("autoreset_mode")
     mode = getattr(mode, "value", mode)
     if mode not in _MODES:
@@ -63,7 +66,10 @@ def from_gymnasium(
         zeros, no, steps = (np.zeros(count, dtype) for dtype in (np.float32, bool, np.int32))
         return _state(observation, zeros, zeros, no, no, observation, steps)
 
+    expected = (count, action_size(space)) if hasattr(space, "low") else (count,)
+
     def step(state: EnvState, action: Any) -> tuple[EnvState, np.ndarray]:
+        _check_shape(f"{name}: actions", action, expected)
         observation, reward, terminated, truncated, info = vector_env.step(from_policy(space, np.asarray(action)))
         before, observation = jax.device_get(state), seen(observation)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
@@ -77,8 +83,11 @@ def from_gymnasium(
             costs = _cost(info, real)
         else:
             costs = np.asarray(cost(before.observation, np.asarray(action), final_observation), np.float32)
+            _check_shape(f"{name}: cost", costs, (count,))
         reward = np.array(reward, np.float32)
         _refuse_non_finite(name, real, [*jax.tree.leaves(final_observation), reward, costs])
+        if (costs[real] < 0.0).any():
+            raise ValueError(f"{name}: cost {costs[real].min():g}, expected at least 0")
         after = _state(
             observation,
             reward,
@@ -117,6 +126,11 @@ def _final(spec: ArrayTree, observation: ArrayTree, info: dict[str, Any], ended:
         return rows
 
     return jax.tree.map(put, observation, given)
+
+
+def _check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
+    if np.shape(array) != expected:
+        raise ValueError(f"{name} of shape {list(np.shape(array))}, expected {list(expected)}")
 
 
 def _refuse_non_finite(name: str, real: np.ndarray, parts: list[np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from safejax.envs import make
 from safejax.envs.adapters.spaces import action_space, import_gymnasium, observation_space
-from safejax.types import Array, Env, EnvState, Key
+from safejax.types import Array, Env, EnvState, Key, check_count
 
 
 def to_gymnasium(env: str | Env, count: int, *, seed: int = 0) -> Any:
@@ -30,14 +30,17 @@ def to_gymnasium(env: str | Env, count: int, *, seed: int = 0) -> Any:
 
     Raises:
       ModuleNotFoundError: gymnasium is not installed.
-      ValueError: an unknown task name; from `step`, actions of another shape or outside a discrete space.
+      ValueError: an unknown task name, a `count` below 1; from `step`, actions of another shape or outside a discrete
+        space; from `reset`, seeds or a mask for another number of copies.
+      FloatingPointError: from `step`, an action that is not finite; and what the host engine kept back.
     """
-    return _vector_class()(make(env) if isinstance(env, str) else env, count, seed)
+    check_count("count", count)
+    return _vector_class()(env if isinstance(env, Env) else make(env), count, seed)
 
 
 def to_gymnasium_env(env: str | Env, *, seed: int = 0) -> Any:
     """`env` as a single `gymnasium.Env`, which waits for `reset` at an episode's end; the rest as in `to_gymnasium`."""
-    return _single_class()(make(env) if isinstance(env, str) else env, seed)
+    return _single_class()(env if isinstance(env, Env) else make(env), seed)
 
 
 class _Copies:
@@ -60,6 +63,9 @@ class _Copies:
 
     def reset(self, seed: Any, mask: np.ndarray | None = None) -> Any:
         """The state, NumPy, with new episodes in the rows of `mask`, by default all."""
+        for name, given in (("seed", seed if np.ndim(seed) else None), ("reset_mask", mask)):
+            if given is not None and np.shape(given) != self._shape[:1]:
+                raise ValueError(f"{name} has shape {list(np.shape(given))}, expected [{self._shape[0]}]")
         keys = self._keys if seed is None else _keys(seed, self._shape[0])
         keys, state = self._reset(keys)
         if mask is not None and self._state is not None:
@@ -79,6 +85,8 @@ class _Copies:
             if ((action < 0) | (action >= self._env.action_size)).any():
                 raise ValueError(f"actions {action.tolist()}, expected 0 to {self._env.action_size - 1}")
             action = action.astype(np.int32)
+        elif not np.isfinite(action).all():
+            raise FloatingPointError(f"{self._env.name}: actions {action.tolist()}, expected finite numbers")
         else:
             action = np.clip(action, -1.0, 1.0)
         self._keys, self._state = _, state = self._step(self._keys, self._state, action)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from safejax.envs.engines.base import VIEW_FIELDS, Engine, load_model
+from safejax.envs.engines.base import VIEW_FIELDS, Engine, check_reads, load_model
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, ArrayTree
 
@@ -51,10 +51,11 @@ def make_engine(task: Task) -> Engine:
     """The mjx engine of `task`.
 
     Raises:
-      ValueError: if MuJoCo cannot read the model.
+      ValueError: MuJoCo cannot read the model, or `task.reads` names no field of mjData.
       NotImplementedError: if the model uses a feature that mjx lacks, such as collisions of a cylinder with a box.
     """
-    model = load_model(task.model)
+    check_reads(task)
+    model = load_model(task.model, task.name)
     check_collisions(task.name, model)
     with jax.ensure_compile_time_eval():
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")

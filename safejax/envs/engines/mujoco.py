@@ -26,7 +26,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from safejax.envs.engines.base import VIEW_FIELDS, Engine, load_model
+from safejax.envs.engines.base import VIEW_FIELDS, Engine, check_reads, load_model
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, ArrayTree
 
@@ -49,7 +49,7 @@ def make_engine(task: Task, thread_count: int | None = None) -> Engine:
       thread_count: threads of the pool; by default every core this process may use.
 
     Raises:
-      ValueError: if MuJoCo cannot read the model.
+      ValueError: MuJoCo cannot read the model, or `task.reads` names no field of mjData.
     """
     host = Host(task, thread_count or _core_count())
     row_spec = jax.ShapeDtypeStruct((2 * host.state_size,), jnp.uint32)
@@ -81,7 +81,8 @@ class Host:
     def __init__(self, task: Task, thread_count: int) -> None:
         self.task = task
         self.thread_count = thread_count
-        self.model = load_model(task.model)
+        check_reads(task)
+        self.model = load_model(task.model, task.name)
         # a diverged simulation must show as NaN, not restart silently
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.state_size = mujoco.mj_stateSize(self.model, _STATE)

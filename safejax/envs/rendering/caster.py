@@ -26,7 +26,7 @@ from safejax.envs.rendering.painting import Stage, paint
 from safejax.envs.rendering.shading import Light, Shining
 from safejax.envs.rendering.tracing import meet
 from safejax.envs.tasks.base import Shape
-from safejax.types import Array
+from safejax.types import Array, check_count
 
 VISIBLE_GROUPS = (0, 1, 2)
 """The geom groups that mujoco.Renderer shows."""
@@ -87,11 +87,16 @@ def make_caster(
       layers: how many translucent surfaces are seen behind one another, the nearest ones.
 
     Raises:
-      ValueError: no, an unknown or an orthographic camera; a size below 1; a kind of geom or shape that is not drawn.
+      ValueError: no, an unknown or an orthographic camera; a size below 1; a group that MuJoCo does not have; a kind of
+        geom or shape that is not drawn.
     """
+    if isinstance(cameras, str):
+        raise ValueError(f"cameras is {cameras!r}, expected several names: ({cameras!r},)")
     for name, size in (("height", height), ("width", width), ("number of cameras", len(cameras))):
-        if size < 1:
-            raise ValueError(f"{name} is {size}, expected at least 1")
+        check_count(name, size)
+    check_count("layers", layers, 0)
+    if not set(groups) <= set(ALL_GROUPS):
+        raise ValueError(f"groups is {tuple(groups)}, expected some of {ALL_GROUPS}")
     ids = [_camera_id(model, name) for name in cameras]
     views = [optics.pixels(model, camera, height, width) for camera in ids]
     scene = solids.read(model, shapes, groups)
@@ -180,7 +185,7 @@ def make_caster(
 
 
 def _camera_id(model: mujoco.MjModel, name: str) -> int:
-    camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+    camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name) if isinstance(name, str) else -1
     if camera < 0:
         known = ", ".join(repr(model.camera(index).name) for index in range(model.ncam)) or "none"
         raise ValueError(f"unknown camera {name!r}; the model has {known}")

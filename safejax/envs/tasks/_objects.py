@@ -137,10 +137,18 @@ def joint_offset(name: str, groups: Sequence[Group]) -> int:
 def places(view: View, group: Group, groups: Sequence[Group], robot: Robot) -> Array:
     """Where the objects of a group are, [..., count, 2] m: as the layout says, or their free joints."""
     if group.motion in ("drawn", "still"):
-        return view.layout[group.name]
+        return _from_layout(view.layout, group)
     start = robot.nq + 7 * joint_offset(group.name, groups)
     poses = view.qpos[..., start : start + 7 * group.count]
     return poses.reshape(*poses.shape[:-1], group.count, 7)[..., :2]
+
+
+def _from_layout(layout: Any, group: Group) -> Any:
+    if group.name not in layout:
+        raise ValueError(
+            f"the layout has no {group.name!r}, expected places [{group.count}, 2] of them from initialize"
+        )
+    return layout[group.name]
 
 
 def free_poses(layout: ArrayTree, yaws: Array, groups: Sequence[Group]) -> Array:
@@ -172,7 +180,7 @@ def placed_bodies(layout: Any, time: Any, groups: Sequence[Group]) -> Any:
     for group in groups:
         if group.motion not in ("still", "round"):
             continue
-        xy = layout[group.name]
+        xy = _from_layout(layout, group)
         turn = layout[f"{group.name}_yaw"] if group.motion == "round" else xp.zeros_like(xy[..., 0])
         height = group.height + FLOAT * (group.motion == "round")
         if group.motion == "round":
@@ -193,7 +201,7 @@ def place_shapes(view: View, groups: Sequence[Group], more: Sequence[Sequence[fl
     parts = []
     for group in groups:
         if group.shape:
-            xy = view.layout[group.name]
+            xy = _from_layout(view.layout, group)
             parts.append(jnp.concatenate([xy, jnp.full_like(xy[..., :1], group.height)], axis=-1))
     fixed = jnp.asarray(more, jnp.float32).reshape(-1, 3)
     parts.append(jnp.broadcast_to(fixed, (*view.qpos.shape[:-1], *fixed.shape)))
