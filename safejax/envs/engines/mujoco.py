@@ -164,7 +164,7 @@ class Host:
         if not sound.all():
             # never shown to MuJoCo, which would write a log file
             lost = ids[~sound]
-            self._keep(_no_start(self.task.name, lost, sound.size))
+            self._keep(_no_start(self.task.name, lost, count))
             rows.reshape(count, -1)[lost], seen.reshape(count, -1)[lost] = np.nan, np.nan
             ids, drawn = jax.tree.map(lambda leaf: leaf[sound], (ids, drawn))
         worker = self._worker(count)
