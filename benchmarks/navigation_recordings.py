@@ -10,6 +10,7 @@ began, ours are the world's. Contacts and sensors are those that our model finds
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -23,9 +24,9 @@ from safejax.envs.tasks import Task, View
 _MOVING = ("qpos", "qvel", "agent_pos", "agent_yaw", "agent_vel", "goal_pos", "goal_button", "button_timer", "time")
 
 
-def is_navigation(rows: dict[str, np.ndarray]) -> bool:
-    """Whether a recording is one of these."""
-    return {"layout_pos", "object_names", "agent_yaw"} <= set(rows)
+def is_navigation(name: str) -> bool:
+    """Whether the task `name` is one of these."""
+    return re.fullmatch(r"(point|car|racecar)_[a-z]+\d", name) is not None
 
 
 def views(name: str, rows: dict[str, np.ndarray]) -> tuple[View, View, View]:

@@ -1,6 +1,7 @@
 """Are the tasks those of the original simulators? python benchmarks/parity.py DIRECTORY
 
-Searches DIRECTORY for recordings (see `recordings.py`), skips all else, and prints one JSON object a task:
+Searches DIRECTORY for recordings (see `recordings.py`), skips all else, and prints one JSON object a task (of several
+recordings the sums of episodes and rows, and of all else the largest):
 
 - from the recorded states alone, in float64: errors of observation and reward, shares of wrong costs and ends;
 - single steps from every recorded state, in float64: the largest errors of the next position and velocity, and
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import re
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,8 +71,7 @@ _NAVIGATION = _FORMULAS | {"replay_relative_error": 0.02, "accelerometer_median_
 _RACECAR = _NAVIGATION | {"replay_relative_error": 0.07}
 BOUNDS: Mapping[str, Mapping[str, float]] = {
     **dict.fromkeys(envs.names(), _FORMULAS),  # what is not below has no recording's dynamics to be compared with
-    **{name: _NAVIGATION for name in envs.names() if re.fullmatch(r"(point|car)_[a-z]+\d", name)},
-    **{name: _RACECAR for name in envs.names() if name.startswith("racecar_")},
+    **{name: _RACECAR if name.startswith("racecar") else _NAVIGATION for name in filter(is_navigation, envs.names())},
     "ball_run": _BALL,
     "ball_circle": _BALL,
     "drone_run": _DRONE | {"reward_max_abs_error": 2.01},
@@ -98,11 +98,18 @@ def main(arguments: list[str] | None = None) -> None:
     recordings = [recording for path in find(options.directory) if (recording := read(path)) is not None]
     if not recordings:
         stop(f"{options.directory} holds no recording of {', '.join(BOUNDS)}; see recordings.py for the layout")
-    results = [measure(recording) for recording in recordings]
-    for result in results:
-        print(json.dumps(result))
-    if any(result["broken"] for result in results):
+    failed = False
+    for task in sorted({recording.task for recording in recordings}):
+        result = together([measure(recording) for recording in recordings if recording.task == task])
+        failed |= bool(result["broken"])
+        known = {name: value if _finite(value) else None for name, value in result.items()}  # JSON has no NaN
+        print(json.dumps(known, allow_nan=False), flush=True)
+    if failed:
         sys.exit(1)
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def measure(recording: Recording) -> dict[str, Any]:
@@ -114,12 +121,27 @@ def measure(recording: Recording) -> dict[str, Any]:
         "rows": len(recording.rows["step"]),
         **formulas(recording),
     }
-    if is_navigation(recording.rows):
+    if is_navigation(recording.task):
         result |= navigation_parity.measure(recording, engine)
     else:
         result |= single_steps(recording) | replays(recording, engine)
     engine.check()
-    bounds = BOUNDS[recording.task]
+    return judged(result)
+
+
+def together(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several recordings of one task say: episodes and rows add up, of all else the largest counts."""
+    numbers = {
+        name: np.array([each[name] for each in results]) for name in results[0] if name not in ("task", "broken")
+    }
+    largest = {name: float(values.max()) for name, values in numbers.items()}  # NaN, if there is one
+    sums = {name: int(numbers[name].sum()) for name in ("episodes", "rows")}
+    return judged({"task": results[0]["task"]} | largest | sums)
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """`result` and the bounds of its task that it breaks."""
+    bounds = BOUNDS[result["task"]]
     broken = [f"{name} {result[name]:.3g} > {most:g}" for name, most in bounds.items() if not result[name] <= most]
     return result | {"broken": broken}
 
@@ -135,7 +157,7 @@ def formulas(recording: Recording) -> dict[str, float]:
         cost = np.asarray(jnp.minimum(task.cost(paid) + task.step_cost(before, paid, action), 1.0))
         observation, ends = np.array(task.observe(after)), np.asarray(task.terminated(paid))
     error = np.abs(observation - rows["observation"])
-    if is_navigation(rows):  # states alone do not tell what the accelerometer reads
+    if is_navigation(recording.task):  # states alone do not tell what the accelerometer reads
         error[:, navigation_parity.ACCELEROMETER] = 0
     robot = recording.task.split("_")[0]
     bullet = "base_pos" in rows

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import mujoco
 import numpy as np
 from navigation_recordings import is_navigation
 from navigation_recordings import views as navigation_views
+from offline_to_online import stop
 
 from safejax import envs
 from safejax.envs.engines.base import load_model
@@ -54,7 +57,10 @@ def find(directory: Path) -> list[Path]:
 
 
 def read(path: Path) -> Recording | None:
-    """The recording at `path`, or None if it is none, or of a task that is not here."""
+    """The recording at `path`, or None if it is none, or of a task that is not here.
+
+    Stops the program, with one line, where the sidecar names a task and the file is damaged or lacks an array.
+    """
     try:
         about = json.loads(path.with_suffix(".json").read_text())
     except ValueError:
@@ -62,16 +68,39 @@ def read(path: Path) -> Recording | None:
     task = task_of(about) if isinstance(about, dict) else None
     if task is None:
         return None
-    with np.load(path) as file:
-        rows = {name: file[name] for name in file.files}
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:  # np.load would leave a damaged file open
+            rows = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        stop(
+            f"{path} is no npz file or damaged, though its sidecar names {about['env_id']}; record it again or move it"
+        )
     if not {"episode", "step", "action", "observation", "reward", "cost"} <= set(rows):
         return None
+    try:
+        return recording_of(task, about["suite"], rows)
+    except KeyError as missing:
+        stop(f"{path} has no array {missing}, which a recording of {about['env_id']} needs; see recordings.py")
+
+
+def recording_of(task: str, suite: str, rows: dict[str, np.ndarray]) -> Recording:
+    """The recording that `rows`, the arrays of a file, are.
+
+    Raises:
+      KeyError: one of them is missing.
+    """
+    needed = ["episode_id", "terminated"]
+    needed += ["link_ground_contact"] if task.startswith("drone") else []
+    needed += ["other_contacts"] if task.endswith("_circle") else []
+    for name in needed:
+        if name not in rows:
+            raise KeyError(name)
     rows["action"] = rows["action"] / ACTION_BOUNDS.get(task, 1.0)
-    if is_navigation(rows):
+    if is_navigation(task):
         return Recording(task, rows, *navigation_views(task, rows))
     if task.startswith("car"):
         rows |= _motors(rows, task)
-    view = _joint_view if about["suite"] != "bullet" else _car_view if task.startswith("car") else _body_view
+    view = _joint_view if suite != "bullet" else _car_view if task.startswith("car") else _body_view
     if task.startswith("drone"):  # angles of rotors do not matter
         rows |= {name: 0 * rows[name] for name in ("joint_pos", "reset_joint_pos") if name in rows}
     begins = rows["step"] == 1

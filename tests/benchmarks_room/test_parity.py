@@ -1,5 +1,6 @@
 """Recordings against tasks: what is read, what is measured, and that a broken bound is noticed."""
 
+import io
 import json
 from pathlib import Path
 
@@ -76,6 +77,54 @@ def test_a_broken_bound_is_named_and_fails(tmp_path, capsys):
     np.testing.assert_allclose(result["reward_max_abs_error"], 0.5, atol=1e-3)
     assert result["cost_mismatch_share"] == 1
     assert result["broken"] == ["reward_max_abs_error 0.5 > 0.0001", "cost_mismatch_share 1 > 0"]
+
+
+def test_several_recordings_of_a_task_are_one_object(tmp_path, capsys):
+    for place, more in (("a", 0.25), ("b", 0.5)):
+        write(tmp_path / place, "ball_run", "BallRun-v0", "bullet", reward=lambda reward, more=more: reward + more)
+    with pytest.raises(SystemExit):
+        parity.main([str(tmp_path)])
+    (result,) = results(capsys)
+    assert (result["episodes"], result["rows"]) == (10, 1000)
+    np.testing.assert_allclose(result["reward_max_abs_error"], 0.5, atol=1e-3)
+    assert result["broken"] == ["reward_max_abs_error 0.5 > 0.0001"]
+
+
+def test_what_is_not_finite_is_null(tmp_path, capsys):
+    write(
+        tmp_path,
+        "ball_run",
+        "BallRun-v0",
+        "bullet",
+        observation=lambda seen: np.where(seen == seen[3, 2], np.nan, seen),
+    )
+    with pytest.raises(SystemExit):
+        parity.main([str(tmp_path)])
+    line = capsys.readouterr().out
+    result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert result["observation_max_abs_error"] is None
+    assert result["broken"] == ["observation_max_abs_error nan > 0.0001"]
+
+
+def test_a_damaged_recording_is_named(tmp_path, capsys):
+    write(tmp_path, "ball_run", "BallRun-v0", "bullet")
+    path = tmp_path / "BallRun-v0.npz"
+    whole = path.read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.ones(3))
+    for damaged in (b"nonsense", b"", whole[:-100], whole[:5000] + b"damage" + whole[5006:], array.getvalue()):
+        path.write_bytes(damaged)
+        assert f"{path} is no npz file or damaged" in refusal(parity.main, capsys, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["base_quat", "reset_base_linvel", "episode_id", "terminated"])
+def test_an_array_that_is_missing_is_named(name, tmp_path, capsys):
+    write(tmp_path, "ball_run", "BallRun-v0", "bullet")
+    path = tmp_path / "BallRun-v0.npz"
+    with np.load(path) as file:
+        rows = {key: file[key] for key in file.files if key != name}
+    np.savez(path, **rows)
+    assert f"{path} has no array '{name}'" in refusal(parity.main, capsys, str(tmp_path))
 
 
 def test_every_task_has_bounds():
