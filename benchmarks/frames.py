@@ -23,16 +23,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import drawn
 import jax
 import jax.numpy as jnp
 import measure
 import mujoco
 import numpy as np
+from matplotlib.figure import Figure
+from offline_to_online import PICTURES, OneLineParser, at_least, output, stop
 
 from safejax import envs
-from safejax.envs.engines.base import load_model
 from safejax.envs.rendering import make_caster
 
 SIZE = 64
@@ -170,20 +173,20 @@ def ratio(rates: list[float], others: list[float]) -> float:
     return statistics.median(rate / other for rate, other in zip(rates, others, strict=True))
 
 
-def figure(path: str) -> None:
+def figure(path: Path) -> None:
     """Write a picture for each of VIEWS: ours, MuJoCo's, and white where the segmentations differ."""
-    import matplotlib.pyplot as plt
-
-    shown, axes = plt.subplots(len(VIEWS) // 2, 6, figsize=(9, 6.4))
+    shown = Figure(figsize=(9, 6.5))
+    axes = shown.subplots(len(VIEWS) // 2, 6)
     for index, (name, camera) in enumerate(VIEWS):
-        task = envs.task(name)
-        model = fastest(load_model(task.model))
         env = envs.make(name, "mujoco")
-        state = jax.jit(env.reset)(jax.random.key(3))
-        view, data = env.scene.view(state), mujoco.MjData(model)
+        scene = env.scene
+        view = scene.view(jax.jit(env.reset)(jax.random.key(3)))
+        render = make_caster(scene.model, (camera,), height=SIZE, width=SIZE, shapes=scene.shapes).render
+        image = jax.jit(render)(view.xpos, view.xquat, scene.place(view))
+        model = fastest(drawn.world(envs.task(name), scene, view).compile())
+        data = mujoco.MjData(model)
         data.qpos[:] = view.qpos
         mujoco.mj_forward(model, data)
-        image = jax.jit(make_caster(model, (camera,), height=SIZE, width=SIZE).render)(data.xpos, data.xquat)
         with mujoco.Renderer(model, SIZE, SIZE) as renderer:
             renderer.update_scene(data, camera)
             theirs = renderer.render()
@@ -191,7 +194,7 @@ def figure(path: str) -> None:
             ids, kinds = np.moveaxis(renderer.render(), -1, 0)
         labels = np.where(kinds == int(mujoco.mjtObj.mjOBJ_SITE), -2 - ids, ids)
         differ = labels != np.asarray(image.segmentation[0])
-        title = f"{name}\n{camera}", "MuJoCo", f"{100 * (1 - differ.mean()):.2f} % same"
+        title = f"{name}, {camera}", "MuJoCo", f"{100 * (1 - differ.mean()):.2f} % same"
         panels = (image.rgb[0], theirs, np.repeat(differ[..., None], 3, 2) * 1.0)
         for column, (panel, text) in enumerate(zip(panels, title, strict=True)):
             axis = axes[index // 2, 3 * (index % 2) + column]
@@ -202,15 +205,20 @@ def figure(path: str) -> None:
     shown.savefig(path, dpi=130)
 
 
-def main() -> None:
-    """Read the command line, measure or draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> None:
+    """Check the options, measure or draw."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="pictures of a call (default: 1 256)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds of a window (default: %(default)s)")
-    parser.add_argument("--figure", help="write this picture and measure nothing")
-    options = parser.parse_args()
+    parser.add_argument("--figure", type=Path, help="write this picture and measure nothing")
+    options = parser.parse_args(arguments)
+    at_least("batches", min(options.batches), 1)
+    at_least("rounds", options.rounds, 1)
+    if not options.seconds > 0:
+        stop(f"--seconds is {options.seconds}, expected a positive number")
     if options.figure:
+        output("--figure", options.figure, PICTURES)
         figure(options.figure)
         return
     print(f"{'':16}{'frames/CPU s':>14}{'x default':>12}{'x fastest':>12}", file=sys.stderr)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from film import camera_of
 from matplotlib.figure import Figure
-from offline_to_online import OneLineParser, choose
+from offline_to_online import PICTURES, OneLineParser, at_least, choose, output
 from tqdm import tqdm
 
 from safejax import envs
@@ -24,11 +24,13 @@ COLUMNS = 8
 def main(arguments: list[str] | None = None) -> None:
     """Check the options, draw, write."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="a png file")
+    parser.add_argument("output", type=Path, help="a picture: .png, .jpg, .pdf or .svg")
     parser.add_argument("--tasks", nargs="*", default=None, help="task names (default: all)")
     parser.add_argument("--size", type=int, default=96, help="pixels a side (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
+    output("output", options.output, PICTURES)
+    at_least("size", options.size, 1)
     names = [choose("tasks", name, envs.names()) for name in options.tasks or envs.names()]
     pictures = {name: picture(name, options.size, options.seed) for name in tqdm(names, desc="tasks")}
     figure(pictures).savefig(options.output, dpi=options.size)

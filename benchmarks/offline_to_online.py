@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
+PICTURES = (".png", ".jpg", ".pdf", ".svg")  # what a figure may be
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -87,6 +88,20 @@ def choose(option: str, value: str, choices: Any) -> str:
         return value
     near = difflib.get_close_matches(value, list(choices), n=3, cutoff=0.4) or list(choices)
     stop(f"--{option} is {value!r}, expected one of {', '.join(choices)}; nearest: {', '.join(near)}")
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    """One line if `value` is less than `least`."""
+    if value < least:
+        stop(f"--{option} is {value}, expected at least {least}")
+
+
+def output(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
+    """One line, before any work, if no file of such a kind can be written to `path`."""
+    if path.suffix.lower() not in suffixes:
+        stop(f"{option} is {str(path)!r}, expected a name that ends in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        stop(f"{option} is {str(path)!r}, but there is no directory {str(path.parent)!r}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import presets
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, at_least, choose, stop
 from report import interval
 
 from safejax import checkpoint, envs, training
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the same path in seconds; learns nothing")
     options = parser.parse_args(arguments)
     choose("task", options.task, envs.names())
+    at_least("frames", options.frames, 1)
+    at_least("seeds", options.seeds, 1)
     try:
         seen = pixels(envs.make(options.task), (options.camera,), height=options.size, width=options.size, state=False)
     except ValueError as error:

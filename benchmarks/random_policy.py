@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, at_least, choose, output, stop
 from recordings import task_name
 
 from safejax import envs
@@ -36,8 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recorded", type=Path, default=None, help="JSON: suite -> environment -> statistics")
     parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
     options = parser.parse_args(arguments)
-    if options.episodes < 2:
-        stop(f"--episodes is {options.episodes}, expected at least 2")
+    at_least("episodes", options.episodes, 2)
+    if options.engine is not None:
+        choose("engine", options.engine, envs.ENGINES)
+    if options.table:
+        output("--table", options.table, (".md",))
     names = [choose("tasks", name, envs.names()) for name in options.tasks] or list(envs.names())
     recorded = read_recorded(options.recorded) if options.recorded else {}
     results = []

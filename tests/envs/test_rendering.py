@@ -5,6 +5,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+import drawn
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -13,6 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from opengl_pictures import pictures
 
+from safejax import envs
 from safejax.envs.rendering import ALL_GROUPS, Shape, make_caster
 from safejax.envs.rendering.geometry import KINDS, Rays
 
@@ -45,6 +47,8 @@ ONE = """<mujoco><visual>{visual}</visual>
 <worldbody>{light}<camera name='c' pos='0 0 {height}'/>{geoms}</worldbody></mujoco>"""
 TASK_MODELS = ("ball_circle", "drone_run", "ant", "hopper", "half_cheetah")
 STATES = {"scene": 20} | dict.fromkeys(TASK_MODELS, 20)  # 100 and 200 pictures
+PARTS = ("rgb", "depth", "segmentation")
+WORLDS = ("point_goal2", "car_button1", "point_maze_large")  # each camera, three starts
 
 
 def text_of(name):
@@ -66,16 +70,34 @@ def cameras_of(model):
 
 
 @pytest.fixture(scope="module")
-def opengl(tmp_path_factory):
+def worlds():
+    """By task: its scene and the views of three starts, which differ in layout, so that each is a model of its own."""
+    found = {}
+    for name in WORLDS:
+        env = envs.make(name)
+        starts = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 3))
+        views = [env.scene.view(jax.tree.map(lambda leaf, row=row: leaf[row], starts)) for row in range(3)]
+        found[name] = env.scene, views
+    return found
+
+
+@pytest.fixture(scope="module")
+def opengl(worlds, tmp_path_factory):
     states = {}
+    for name, (scene, views) in worlds.items():
+        for row, view in enumerate(views):
+            spec = drawn.world(envs.task(name), scene, view)
+            spec.compile()
+            states[f"{name} {row}/model"], states[f"{name} {row}/cameras"] = spec.to_xml(), cameras_of(scene.model)
+            states[f"{name} {row}/qpos"] = view.qpos[None]
     for name, count in STATES.items():
         model = mujoco.MjModel.from_xml_string(text_of(name))
         states[f"{name}/model"], states[f"{name}/cameras"] = text_of(name), cameras_of(model)
         states[f"{name}/qpos"] = random_qpos(model, count)
-    drawn = pictures(states, tmp_path_factory.mktemp("opengl"))
-    if drawn is None:
+    found = pictures(states, tmp_path_factory.mktemp("opengl"))
+    if found is None:
         pytest.skip("neither libEGL nor libOSMesa loads, so that mujoco.Renderer cannot draw")
-    return drawn
+    return found
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -83,10 +105,32 @@ def test_pictures_are_those_of_mujoco(name, opengl):
     model = mujoco.MjModel.from_xml_string(text_of(name))
     render = jax.jit(jax.vmap(make_caster(model, cameras_of(model)).render))
     image = jax.tree.map(np.asarray, render(opengl[f"{name}/xpos"], opengl[f"{name}/xquat"]))
-    rgb, depth, segmentation = (opengl[f"{name}/{part}"] for part in ("rgb", "depth", "segmentation"))
+    assert_alike(image, *(opengl[f"{name}/{part}"] for part in PARTS), cameras_of(model))
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_worlds_with_their_shapes_are_drawn_as_mujoco_draws_the_same_geoms(name, worlds, opengl):
+    scene, views = worlds[name]
+    cameras = cameras_of(scene.model)
+    render = jax.jit(jax.vmap(make_caster(scene.model, cameras, shapes=scene.shapes).render))
+    poses = [(view.xpos, view.xquat, scene.place(view)) for view in views]
+    image = jax.tree.map(np.asarray, render(*(jnp.stack(part) for part in zip(*poses, strict=True))))
+    rgb, depth, segmentation = (np.concatenate([opengl[f"{name} {row}/{part}"] for row in range(3)]) for part in PARTS)
+    if "maze" in name:  # its walls overlap at the corners, where the label of either is right
+        image, segmentation = image._replace(segmentation=as_one(image.segmentation)), as_one(segmentation)
+    assert_alike(image, rgb, depth, segmentation, cameras)
+    assert (image.segmentation >= scene.model.ngeom).any() == bool(scene.shapes)
+
+
+def as_one(labels):
+    """The labels of geoms 1 to 15, a large maze's walls, as 1."""
+    return np.where((labels >= 1) & (labels <= 15), 1, labels)
+
+
+def assert_alike(image, rgb, depth, segmentation, cameras):
     same = image.segmentation == segmentation
     per_camera = same.mean(axis=(0, 2, 3))
-    assert per_camera.min() >= 0.995, dict(zip(cameras_of(model), per_camera, strict=True))
+    assert per_camera.min() >= 0.995, dict(zip(cameras, per_camera, strict=True))
     error = np.abs(image.depth / depth - 1.0)[same]
     assert np.quantile(error, 0.99) < 3e-3  # next to a sphere of flat facets
     assert np.median(error) < 2e-5
@@ -275,14 +319,14 @@ def test_batches_loops_and_devices_draw_what_single_pictures_are(small):
     devices = NamedSharding(mesh, PartitionSpec("batch"))
     looped = jax.jit(lambda *poses: jax.lax.scan(lambda carry, pose: (carry, caster.render(*pose)), 0, poses)[1])
     twice = jax.jit(lambda *poses: jax.vmap(jax.vmap(caster.render))(*(x.reshape(2, 4, *x.shape[1:]) for x in poses)))
-    for drawn in (
+    for found in (
         looped(xpos, xquat),
         jax.jit(jax.vmap(caster.render))(*jax.device_put((xpos, xquat), devices)),
         jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), twice(xpos, xquat)),
     ):
-        np.testing.assert_array_equal(drawn.segmentation, single.segmentation)
-        np.testing.assert_allclose(np.float32(drawn.rgb), np.float32(single.rgb), atol=1)
-        np.testing.assert_allclose(drawn.depth, single.depth, rtol=1e-5)
+        np.testing.assert_array_equal(found.segmentation, single.segmentation)
+        np.testing.assert_allclose(np.float32(found.rgb), np.float32(single.rgb), atol=1)
+        np.testing.assert_allclose(found.depth, single.depth, rtol=1e-5)
 
 
 def test_exports_for_accelerators_without_a_callback(small):

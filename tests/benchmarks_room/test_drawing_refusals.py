@@ -1,0 +1,30 @@
+"""Scripts that draw say in one line, before any work, what they cannot do."""
+
+import importlib
+
+import pytest
+from one_line import refusal
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("gallery", ["nope/x.png"], "output is 'nope/x.png', but there is no directory 'nope'"),
+        ("gallery", ["x.xyz"], "output is 'x.xyz', expected a name that ends in .png or "),
+        ("gallery", ["x.png", "--size", "0"], "--size is 0, expected at least 1"),
+        ("frames", ["--figure", "nope/x.png"], "--figure is 'nope/x.png', but there is no directory 'nope'"),
+        ("frames", ["--figure", "x"], "--figure is 'x', expected a name that ends in .png or "),
+        ("frames", ["--batches", "4", "0"], "--batches is 0, expected at least 1"),
+        ("frames", ["--seconds", "nan"], "--seconds is nan, expected a positive number"),
+        ("frames", ["--rounds", "many"], "--rounds: invalid int value: 'many'"),
+        ("pixels", ["--frames", "0"], "--frames is 0, expected at least 1"),
+        ("pixels", ["--seeds", "0"], "--seeds is 0, expected at least 1"),
+        ("random_policy", ["--engine", "warp"], "--engine is 'warp', expected one of mujoco, mjx"),
+        ("random_policy", ["--table", "nope/x.md"], "--table is 'nope/x.md', but there is no directory 'nope'"),
+    ],
+)
+def test_one_line_before_any_work(script, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUJOCO_GL", "")  # frames.py sets it where nobody did
+    assert message in refusal(importlib.import_module(script).main, capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
