@@ -170,8 +170,8 @@ STATISTICS = {
 def test_random_walks_are_alike_in_the_mean(name):
     """Within three standard errors of the difference of two means.
 
-    Not within a tenth: of 60 recorded walks the circle's mean return is known to 41 % and its length to 18 %. With 1,024
-    of ours the return lies 16 % apart, .8 standard errors, and the length 3 %; the run's return 3 %.
+    Not within a tenth: 60 recorded walks tell the circle's mean return to 41 % and its length to 18 %. Of 1,024 of ours
+    the return lies 16 % apart, .8 standard errors, and the length 3 %; the run's return 3 %.
     """
     env, count, task = envs.make(name), 96, TASKS[name]
     steps = 200  # by then all of the circle's walks have ended
