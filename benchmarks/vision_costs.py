@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import measure
 import program_flops
 from offline_to_online import OneLineParser, choose, stop
+from vision_phases import tree_bytes
 from vision_presets import METHODS, PRESETS, Budget, Look, look
 
 from safejax import envs
@@ -83,8 +84,10 @@ def updates(method: str, budget: Budget, env: Env, rows: int, pace: dict[str, An
     parts = {"model": model, "imagination": dream, "update": algorithm.update}
     abstract = jax.eval_shape(algorithm.init, key, one)
     counted = {name: program_flops.count(part, abstract, batch, key) for name, part in parts.items()}
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
-    found: dict[str, Any] = {"state_bytes": size, "gflop": {name: value / 1e9 for name, value in counted.items()}}
+    found: dict[str, Any] = {
+        "state_bytes": tree_bytes(abstract),
+        "gflop": {name: value / 1e9 for name, value in counted.items()},
+    }
     if pace is None:
         return found
     state = jax.jit(algorithm.init)(key, one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import program_flops
-from vision_phases import CHUNKS, Job
+from vision_phases import CHUNKS, Job, tree_bytes
 from vision_presets import Budget, Look
 
 from safejax.data.memory import available_bytes
@@ -23,7 +23,7 @@ def method(job: Job) -> str:
     """A line on a method: bytes of its state and replay, updates of both phases and what one costs."""
     row = job.row
     phases = [f"{CHUNKS * job.chunk_updates:,} updates of {_gflop(row.offline, job.env, row.batch_size)} GFLOP offline"]
-    memory = [f"{_bytes(_size(_state(row.offline, job.env)))} of state"]
+    memory = [f"{_bytes(tree_bytes(_state(row.offline, job.env)))} of state"]
     if row.online is not None:
         count = CHUNKS * job.iterations * job.iteration_updates
         phases.append(f"{count:,} of {_gflop(row.online, job.env, row.batch_size)} online")
@@ -43,10 +43,6 @@ def _gflop(algorithm: Algorithm, env: Env, rows: int) -> str:
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), one)
     count = program_flops.count(algorithm.update, _state(algorithm, env), batch, jax.random.key(0))
     return f"{count / 1e9:,.1f}"
-
-
-def _size(tree: ArrayTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _bytes(count: int) -> str:

@@ -18,7 +18,7 @@ from safejax import training
 from safejax.data import Dataset
 from safejax.data.memory import check_fits
 from safejax.runs import Run
-from safejax.types import Algorithm, Array, Env, Key, example_transition
+from safejax.types import Algorithm, Array, ArrayTree, Env, Key, example_transition
 
 _OFFLINE, _ONLINE, _EVALUATION = 21, 22, 23  # tags of keys
 CHUNKS = 8  # of each phase
@@ -67,8 +67,7 @@ class Job:
     @property
     def replay_bytes(self) -> int:
         """Of that room."""
-        room = jax.eval_shape(self.replay.init, example_transition(self.env))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(room))
+        return tree_bytes(jax.eval_shape(self.replay.init, example_transition(self.env)))
 
     @property
     def online(self) -> Algorithm:
@@ -128,6 +127,11 @@ class Job:
             return jax.jit(lambda state, key: training.evaluate(algorithm, self.env, state, key, count))
 
         return {"offline": player(self.row.offline), "online": player(self.row.online)}
+
+
+def tree_bytes(tree: ArrayTree) -> int:
+    """Of all leaves of a tree of arrays or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def learn(job: Job, seed: int, dataset: Dataset) -> tuple[Any, Any]:
