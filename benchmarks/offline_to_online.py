@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
         with Run.open(output, config) as run:
             job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
             path = path or behavior_data(job, options.seed, options.cache / "datasets")
-            digest = data_sum(path)
+            digest = config.get("data_sha256") or data_sum(path)
             dataset, note = load_data(path, env)
             if note:
                 print(note, file=sys.stderr)

@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
             path = options.data or vision_data.recorded(
                 run, options.task, engine, seen, budget, options.seed, options.cache / "datasets"
             )
-            digest = data_sum(path)
+            digest = config.get("data_sha256") or data_sum(path)
             learned: dict[str, list[Any]] = {}
             for frames in views:
                 dataset = vision_data.load(path, options.task, seen, frames)
