@@ -9,48 +9,28 @@ as point_maze_medium-play or hopper_velocity-medium-replay. The same command con
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib.metadata
 import os
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import behavior
-import evaluation
 import jax
-import jax.numpy as jnp
-import measure
-import numpy as np
-import report
 from data_sum import data_sum
-from offline_presets import METHODS, REWARDS, Setting, setting
+from offline_outcome import write
+from offline_presets import METHODS, setting
 from offline_to_online import OneLineParser, choose, stop
-from published import PUBLISHED
+from offline_training import Job, Learner, train
 
-from safejax import algorithms, envs, training
-from safejax.algorithms import cpq
+from safejax import algorithms, envs
 from safejax.algorithms.safety import SafetyConfig
-from safejax.data import (
-    Dataset,
-    catalog,
-    check_open_actions,
-    check_widths,
-    clip_actions,
-    episode_returns,
-    locate,
-    read_dsrl,
-)
+from safejax.data import catalog, check_open_actions, check_widths, clip_actions, locate, read_dsrl
 from safejax.data.provenance import check_provenance
 from safejax.envs.pixels import renderer
-from safejax.networks import MLPDenoiser, ResidualDenoiser
-from safejax.runs import Interrupted, Run, save_policy, write_json
-from safejax.types import Algorithm, Array, Env, example_transition
+from safejax.runs import Interrupted, Run
+from safejax.types import Env
 
 ACTING = ("papers", "deterministic", "sampled")
-_UPDATE, _EVALUATION = range(2)  # tags of the keys
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,42 +57,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
     add("--output", type=Path, default=None, help="run directory (default: runs/offline-<data>-...)")
     return parser.parse_args(arguments)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the training of one method needs to know."""
-
-    run: Run
-    env: Env
-    seeds: tuple[int, ...]
-    every: int
-    episodes: int
-    acting: str
-    data: dict[str, str]  # their file's name and SHA-256, for the policies' notes
-
-    def keys(self, tag: int) -> Array:
-        """One key per seed [S]."""
-        return jnp.stack([jax.random.fold_in(jax.random.key(seed), tag) for seed in self.seeds])
-
-
-@dataclass(frozen=True)
-class Learner:
-    """One row of the table, bound to the task."""
-
-    setting: Setting
-    networks: Any
-    algorithm: Algorithm
-
-    @property
-    def is_diffusion(self) -> bool:
-        """Whether its policy is sampled from noise, which the papers draw afresh when they evaluate."""
-        return isinstance(self.networks.actor, ResidualDenoiser | MLPDenoiser)
-
-    @property
-    def fits_likelihood(self) -> bool:
-        """Whether it fits a tanh-squashed Gaussian to the data's actions."""
-        return getattr(self.networks.actor, "squash", False) and not isinstance(self.setting.config, cpq.Config)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -189,164 +133,6 @@ def learner(row: str, data: str, env: Env, options: argparse.Namespace) -> Learn
     module = algorithms.module(METHODS[row])
     networks = module.default_networks(env.action_size, found.hidden_sizes, **found.network_options)
     return Learner(found, networks, module.make(found.config, networks))
-
-
-def train(job: Job, row: str, learner: Learner, dataset: Dataset) -> None:
-    """Every seed of one method, chunk by chunk; each evaluation is recorded and the learner saved."""
-    chosen, algorithm = learner.setting, learner.algorithm
-    scaled = scale_rewards(dataset, chosen.reward)
-    keys, example = job.keys(_UPDATE), example_transition(job.env)
-    init = jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))
-    step_count, guarded = min(job.every, chosen.updates), training.skip_non_finite(algorithm)
-    loop = functools.partial(training.train_offline, guarded, step_count=step_count, batch_size=chosen.batch_size)
-    learn = jax.jit(jax.vmap(loop, in_axes=(0, None, 0)), donate_argnums=0)
-    play = evaluator(job, learner)
-
-    def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
-        began = time.perf_counter()
-        state, metrics = jax.block_until_ready(learn(state, scaled, keys))
-        record = {"updates": (index + 1) * step_count, "train_s": time.perf_counter() - began}
-        record |= training.finite_means(metrics, first_update=index * step_count) | play(state)
-        record["wall_s"] = time.perf_counter() - began
-        record["peak_rss_mb"] = measure.memory()["peak_rss_mb"]
-        return state, record
-
-    state = job.run.stage(row, lambda: init(keys, example), advance, chosen.updates // step_count, check=job.env.check)
-    (job.run.directory / "policies").mkdir(exist_ok=True)
-    save = functools.partial(
-        save_policy,
-        state=state,
-        config=chosen.config,
-        method=METHODS[row],
-        action_size=job.env.action_size,
-        observation_size=job.env.observation_spec.shape[-1],
-        hidden_sizes=chosen.hidden_sizes,
-        network_options=chosen.network_options,
-        seeds=job.seeds,
-        task=job.env.name,
-        **job.data,
-    )
-    job.run.once(f"policies/{row}", save)
-
-
-def scale_rewards(dataset: Dataset, kind: str) -> Dataset:
-    """The data set with the rewards that the papers train on; evaluations report the task's own."""
-    returns = np.asarray(episode_returns(dataset)[0])
-    reward = REWARDS[kind](np.asarray(dataset.transitions.reward), returns)
-    rows = dataset.transitions._replace(reward=jnp.asarray(reward, jnp.float32))
-    return dataset._replace(transitions=rows)
-
-
-def evaluator(job: Job, learner: Learner) -> Any:
-    """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation that did not
-    diverge; and how many did.
-    """
-    explore = job.acting == "sampled" or (job.acting == "papers" and learner.is_diffusion)
-
-    def play(state: Any, key: Array) -> dict[str, Array]:
-        episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)
-        sums = {"return": episodes.episode_return, "cost": episodes.episode_cost, "length": episodes.length}
-        means = {name: jnp.mean(value, where=episodes.finished) for name, value in sums.items()}  # none finished: NaN
-        return means | {"evaluation_diverged": jnp.sum(episodes.diverged)}
-
-    jitted = jax.jit(jax.vmap(play))
-    return lambda state: jax.tree.map(np.asarray, jitted(state, job.keys(_EVALUATION)))
-
-
-def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -> str:
-    """results.json, table.txt and learning_curves.png; the table to print."""
-    published = PUBLISHED.get(data, {})
-    trained = {row: job.run.metrics(row) for row in learners}
-    lines: list[tuple[str, ...]] = [
-        ("method", "return (last)", "cost (last)", "length", "return (best)", "updates/s", "wall", "published")
-    ]
-    for row, records in trained.items():
-        returns = np.array([record["return"] for record in records])  # [K, S]
-        last = {name: np.array(records[-1][name]) for name in ("return", "cost", "length")}
-        rate = _rate(records, len(job.seeds))
-        best = report.interval(returns[np.argmax(returns.mean(1))])
-        text = [_mean(report.interval(last[name])) for name in ("return", "cost", "length")]
-        speed = "-" if rate is None else f"{rate:.0f}"
-        lines.append((row, *text, _mean(best), speed, f"{_wall(records):.0f} s", published.get(row, "-")))
-    behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
-    acting = {"papers": "of diffusion policies sampled, of others deterministic"}.get(job.acting, job.acting)
-    notes = (
-        f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
-        f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
-        f"{len(job.seeds)} seeds, {job.episodes} episodes each, actions {acting}; +- 95 % Student-t over seeds; 'best' "
-        "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with "
-        f"evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
-    )
-    task, limit = envs.task(job.env.name), getattr(next(iter(learners.values())).setting.config, "safety", None)
-    limits = (limit.cost_limit,) if limit else task.cost_limits
-    scores = {
-        row: evaluation.scores(records[-1]["return"], records[-1]["cost"], limits, task.reference)
-        for row, records in trained.items()
-    }
-    diverged = evaluation.diverged(trained)
-    table = [*report.aligned(lines), *notes, "", evaluation.table(scores), *evaluation.diverged_lines(diverged)]
-    table = "\n".join(table)
-    results = {
-        "command": " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]]),
-        "versions": {name: importlib.metadata.version(name) for name in ("safejax", "jax", "mujoco", "optax")},
-        "device": jax.devices()[0].device_kind,
-        "data": data,
-        "seeds": list(job.seeds),
-        "behavior": {"return": float(behavior_returns.mean()), "cost": float(behavior_costs.mean())},
-        "peak_memory_mb": _memory(trained),
-        "diverged_episodes": diverged,
-        "methods": {
-            row: {
-                "updates": [record["updates"] for record in records],
-                **{name: [record[name] for record in records] for name in ("return", "cost", "length")},
-                "last": scores[row],
-                "updates_per_second": _rate(records, len(job.seeds)),
-                "wall_s": _wall(records),
-                "setting": asdict(learners[row].setting),
-            }
-            for row, records in trained.items()
-        },
-        "published": published,
-    }
-    write_json(job.run.directory / "results.json", results)
-    (job.run.directory / "table.txt").write_text(table + "\n")
-    names = ("updates", "return", "cost")
-    curves = {
-        row: report.Curve(*(np.array([record[name] for record in records]) for name in names))
-        for row, records in trained.items()
-    }
-    report.learning_curves(
-        job.run.directory / "learning_curves.png",
-        curves,
-        limit.cost_limit if limit else None,
-        f"{data}, {len(job.seeds)} seeds",
-        steps="updates",
-    )
-    return f"{table}\nwritten to {job.run.directory}"
-
-
-def _rate(records: list[dict[str, Any]], seed_count: int) -> float | None:
-    """Updates per second over all seeds, without the first chunk, which compiles; None if there is no other."""
-    rest = records[1:]
-    if not rest:
-        return None
-    count = (rest[-1]["updates"] - records[0]["updates"]) * seed_count
-    return count / sum(record["train_s"] for record in rest)
-
-
-def _wall(records: list[dict[str, Any]]) -> float:
-    """Seconds of all chunks."""
-    return sum(record["wall_s"] for record in records)
-
-
-def _memory(trained: dict[str, list[dict[str, Any]]]) -> float:
-    """The process's largest resident size so far, in MB."""
-    return max(record["peak_rss_mb"] for records in trained.values() for record in records)
-
-
-def _mean(interval: tuple[Any, Any]) -> str:
-    mean, half_width = interval
-    return f"{mean:.2f} +- {half_width:.2f}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import offline
+import offline_training
 import pytest
 from one_line import refusal
 
@@ -90,12 +91,12 @@ def test_diffusion_policies_are_sampled_as_in_the_papers(monkeypatch, acting, ex
     def evaluate(*arguments, explore):
         raise Asked(explore)
 
-    monkeypatch.setattr(offline.training, "evaluate", evaluate)
+    monkeypatch.setattr(offline_training.training, "evaluate", evaluate)
     env = envs.make("ball_circle")
     options = offline.parse(["--data", "noise", "--acting", acting])
-    job = offline.Job(None, env, (0,), 1, 1, options.acting, {})
+    job = offline_training.Job(None, env, (0,), 1, 1, options.acting, {})
     for row, explore in expected.items():
-        play = offline.evaluator(job, offline.learner(row, "noise", env, options))
+        play = offline_training.evaluator(job, offline.learner(row, "noise", env, options))
         with pytest.raises(Asked) as asked:
             play({"x": np.zeros((1, 2))})
         assert asked.value.args == (explore,)
