@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,13 +25,16 @@ from safejax.algorithms import imagination, world_models
 from safejax.envs.pixels import pixels
 from safejax.types import Env, example_transition
 
+SENSORS = replace(PRESETS["paper"], size=(32, 256, 16, 16, 256), hidden_sizes=(256, 256), dtype="float32")
+"""No pictures: the sizes of SafeDreamer's osrp_vector, to lay beside the authors' code."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Check the options, measure, print."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--task", default="point_goal1", help="(default: %(default)s)")
-    add("--preset", default=None, help="mini, tiny, small or paper (default: as vision.py)")
+    add("--preset", default=None, help="mini, tiny, small, paper, or sensors: no pictures (default: as vision.py)")
     add("--method", default="fosp", help="fosp or safe_dreamer (default: %(default)s)")
     add("--batch", type=int, default=None, help="windows, if not the preset's")
     add("--windows", type=int, default=5, help="of timing (default: %(default)s)")
@@ -43,15 +47,17 @@ def main(arguments: list[str] | None = None) -> None:
         stop(f"--batch is {options.batch}, expected at least 1")
     scene = envs.make(options.task).scene
     seen = look(tuple(scene.model.camera(index).name for index in range(scene.model.ncam)))
-    preset = choose("preset", options.preset or seen.preset, PRESETS)
-    budget = PRESETS[preset]
-    world = envs.make(options.task, action_repeat=seen.action_repeat)
-    env = pixels(world, seen.cameras, height=seen.side, width=seen.side, state=False)
+    presets = PRESETS | {"sensors": SENSORS}
+    preset = choose("preset", options.preset or seen.preset, presets)
+    budget, pictured = presets[preset], preset != "sensors"
+    env = envs.make(options.task, action_repeat=seen.action_repeat)
+    if pictured:
+        env = pixels(env, seen.cameras, height=seen.side, width=seen.side, state=False)
     pace = {"windows": options.windows, "seconds": options.seconds}
     rows = options.batch or budget.batch_size
     record = {"task": options.task, "preset": preset, "method": options.method, "batch": rows, "length": budget.length}
     record |= updates(options.method, budget, env, rows, None if options.counts_only else pace)
-    if not options.counts_only:
+    if pictured and not options.counts_only:
         record |= {"frames": frames(env, seen, budget, pace)}
     print(json.dumps(record | {"machine": measure.machine(), "memory": measure.memory()}))
 

@@ -31,12 +31,15 @@ from safejax.data import Dataset, DatasetError, check_provenance, read_dsrl, wri
 from safejax.data.memory import check_fits
 from safejax.data.provenance import provenance
 from safejax.envs.pixels import RENDERER, pixels, renderer
+from safejax.multipliers import MultiplierConfig
 from safejax.runs import Run
 from safejax.training.rollout import rollout, start
 from safejax.types import Algorithm, Array, Env, Key, Transition, example_transition
 
 KINDS = ("unsafe", "safe", "random")
 LIMITS = (1e9, 1.0)  # of the learners, cost units per episode
+# Great from the start: a car that has learned to race before its cost weighs anything does not unlearn it in time.
+MULTIPLIER = MultiplierConfig(initial=1.0, learning_rate=0.2)
 CHUNKS = 10  # of their learning
 TOGETHER = 16  # episodes recorded at once
 _LEARN, _RECORD = 11, 12  # tags of keys
@@ -45,7 +48,7 @@ _LEARN, _RECORD = 11, 12  # tags of keys
 def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed: int, cache: Path) -> Path:
     """The file of episodes: from the cache, or made now and cached."""
     world = envs.make(task, engine, action_repeat=look.action_repeat)
-    config = presets.behavior_config(presets.reward_scale(envs.task(task)))
+    config = replace(presets.behavior_config(presets.reward_scale(envs.task(task))), multiplier=MULTIPLIER)
     recipe = {
         "task": task,
         "engine": engine,
