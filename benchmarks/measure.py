@@ -22,7 +22,8 @@ import numpy as np
 
 import safejax
 from safejax import algorithms, envs
-from safejax.types import Algorithm, Array, EnvState, Key, Transition
+from safejax.envs.pixels import pixels
+from safejax.types import Algorithm, Array, Env, EnvState, Key, Transition
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
 VARIANTS = {"align_iql_hard": ("align_iql", {"alignment": "hard"})}  # name -> (method, numbers of its Config)
@@ -135,9 +136,16 @@ def gemm(rows: int, width: int, *, windows: int, seconds: float) -> dict[str, An
     return {"first_call_s": first} | measured
 
 
-def environment(name: str, engine: str, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:
-    """Steps per second of `env_count` environments under random actions, resets included, in one loop."""
+def world(name: str, engine: str, side: int | None = None) -> Env:
+    """The task as its sensors show it, or drawn every step through its first camera, `side` pixels square."""
     env = envs.make(name, engine)
+    if side is None:
+        return env
+    return pixels(env, (env.scene.model.camera(0).name,), height=side, width=side, state=False)
+
+
+def environment(env: Env, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:
+    """Steps per second of `env_count` environments under random actions, resets included, in one loop."""
     key, states = (
         jax.random.key(0),
         jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), env_count)),

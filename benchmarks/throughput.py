@@ -96,6 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engines", ",".join(ENGINES), "physics")
     add("--seeds", "1,8,32", "learners under one vmap", positive_integers)
     add("--environments", "1,16,64,256,1024", "side by side", positive_integers)
+    add("--pictures", None, "draw every step through the first camera, so many pixels a side", count, "none")
     for name, size in OFF_POLICY.items():
         others = "".join(f"; {method} {sizes[name]}" for method, sizes in SIZES.items() if sizes[name] != size)
         shown = f"{size}{others}"
@@ -126,7 +127,9 @@ def plan(options: argparse.Namespace) -> list[Spec]:
     for name in names("tasks", envs.names()):
         spec = {"what": "environments", "name": name, "unit": "steps/s"}
         for engine in names("engines", ENGINES):
-            text, spec = f"{name} {engine} x", spec | {"engine": engine}
+            drawn = engine != "raw" and options.pictures
+            spec |= {"engine": engine, "pictures": drawn or None}
+            text = f"{name} {engine} " + (f"{drawn} pixels x" if drawn else "x")
             specs += [spec | {"environments": n, "label": f"{text} {n}"} for n in options.environments]
     for rows, width in measure.GEMM_SHAPES:
         name = f"{rows}x{width}x{width}"
@@ -236,7 +239,8 @@ def measure_one(spec: Spec) -> Record:
     elif spec["engine"] == "raw":
         measured = measure.raw(spec["name"], spec["environments"], **pace)
     else:
-        measured = measure.environment(spec["name"], spec["engine"], spec["environments"], **pace)
+        env = measure.world(spec["name"], spec["engine"], spec["pictures"])
+        measured = measure.environment(env, spec["environments"], **pace)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     interval = {"interval_95": measure.interval_95(measured["windows"])}
     return spec | measured | interval | {"load": load, "date": date} | measure.machine()

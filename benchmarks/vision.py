@@ -11,10 +11,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from offline_to_online import OneLineParser, choose, stop
+
+
+def start_and_rate(text: str) -> tuple[float, float]:
+    """Two numbers >= 0; argparse turns the ValueError into its one line."""
+    start, rate = map(float, text.split(","))
+    if not (start >= 0 and rate >= 0):
+        raise ValueError
+    return start, rate
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +35,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--preset", default=None, help="mini, tiny, small or paper (default: mini from above, tiny through its eyes)")
     add("--limit", type=float, default=None, help="cost of an episode that results and PEX are held to")
     add("--set", default="", help="numbers of FOSP and SafeDreamer, for ablations: name=value,name=value")
+    add(
+        "--behavior-multiplier",
+        type=start_and_rate,
+        default=None,
+        metavar="START,RATE",
+        help="of the learner of safe episodes: from 0,0.05 they keep further from the limit (default: 1,0.2)",
+    )
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
     add("--seeds", type=int, default=1, help="one after the other (default: %(default)s)")
     add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
@@ -75,6 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         budget = changed(budget, options.set)
     except ValueError as error:
         stop(str(error))
+    if options.behavior_multiplier is not None:
+        budget = replace(budget, behavior_multiplier=options.behavior_multiplier)
     limit = seen.limit if options.limit is None else options.limit
     seeds = tuple(range(options.seed, options.seed + options.seeds))
     try:

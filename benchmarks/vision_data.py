@@ -38,8 +38,6 @@ from safejax.types import Algorithm, Array, Env, Key, Transition, example_transi
 
 KINDS = ("unsafe", "safe", "random")
 LIMITS = (1e9, 1.0)  # of the learners, cost units per episode
-# Great from the start: a car that has learned to race before its cost weighs anything does not unlearn it in time.
-MULTIPLIER = MultiplierConfig(initial=1.0, learning_rate=0.2)
 CHUNKS = 10  # of their learning
 TOGETHER = 16  # episodes recorded at once
 _LEARN, _RECORD = 11, 12  # tags of keys
@@ -48,7 +46,9 @@ _LEARN, _RECORD = 11, 12  # tags of keys
 def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed: int, cache: Path) -> Path:
     """The file of episodes: from the cache, or made now and cached."""
     world = envs.make(task, engine, action_repeat=look.action_repeat)
-    config = replace(presets.behavior_config(presets.reward_scale(envs.task(task))), multiplier=MULTIPLIER)
+    start, rate = budget.behavior_multiplier
+    multiplier = MultiplierConfig(initial=start, learning_rate=rate)
+    config = replace(presets.behavior_config(presets.reward_scale(envs.task(task))), multiplier=multiplier)
     recipe = {
         "task": task,
         "engine": engine,

@@ -68,6 +68,9 @@ class Budget:
     horizon: int = 10
     behavior_steps: int = 250_000  # of both learners together
     behavior_env_count: int = 32  # of each
+    # Start and rate of their multiplier. Great from the start: a car that has learned to race before its cost weighs
+    # anything does not unlearn it in time.
+    behavior_multiplier: tuple[float, float] = (1.0, 0.2)
     episodes: int = 20  # of each kind: unsafe, safe, random
     offline_updates: int = 1_000
     online_steps: int = 3_000

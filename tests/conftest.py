@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         part = call and call.params.get(parts.get(item.path.name))
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What several tests of a process compile is compiled once: a cache of its own, gone with it."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # it only hands out tests
+    import jax
+
+    folder = tempfile.TemporaryDirectory(prefix="safejax-programs-")
+    config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", folder.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 CHECKED_EVERY = 20  # tests; counting takes some milliseconds
