@@ -111,7 +111,7 @@ PRESETS = {
         online_steps=8_192,
         env_count=8,
         rollout_length=4,
-        steps_per_update=8,
+        steps_per_update=4,  # two thirds as many updates as offline, the paper's share being three quarters
         evaluation_episodes=16,
     ),
     "tiny": Budget(),
