@@ -137,11 +137,17 @@ def gemm(rows: int, width: int, *, windows: int, seconds: float) -> dict[str, An
 
 
 def world(name: str, engine: str, side: int | None = None) -> Env:
-    """The task as its sensors show it, or drawn every step through its first camera, `side` pixels square."""
+    """The task as its sensors show it, or drawn every step, `side` pixels square.
+
+    Through the robot's own camera where it has one, else through the model's first.
+    """
     env = envs.make(name, engine)
     if side is None:
         return env
-    return pixels(env, (env.scene.model.camera(0).name,), height=side, width=side, state=False)
+    model = env.scene.model
+    cameras = [model.camera(index).name for index in range(model.ncam)]
+    camera = "vision" if "vision" in cameras else cameras[0]
+    return pixels(env, (camera,), height=side, width=side, state=False)
 
 
 def environment(env: Env, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:

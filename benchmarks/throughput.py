@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engines", ",".join(ENGINES), "physics")
     add("--seeds", "1,8,32", "learners under one vmap", positive_integers)
     add("--environments", "1,16,64,256,1024", "side by side", positive_integers)
-    add("--pictures", None, "draw every step through the first camera, so many pixels a side", count, "none")
+    add("--pictures", None, "draw every step through one camera, so many pixels a side", count, "none")
     for name, size in OFF_POLICY.items():
         others = "".join(f"; {method} {sizes[name]}" for method, sizes in SIZES.items() if sizes[name] != size)
         shown = f"{size}{others}"
@@ -127,8 +127,8 @@ def plan(options: argparse.Namespace) -> list[Spec]:
     for name in names("tasks", envs.names()):
         spec = {"what": "environments", "name": name, "unit": "steps/s"}
         for engine in names("engines", ENGINES):
-            drawn = engine != "raw" and options.pictures
-            spec |= {"engine": engine, "pictures": drawn or None}
+            drawn = None if engine == "raw" else options.pictures
+            spec |= {"engine": engine, "pictures": drawn}
             text = f"{name} {engine} " + (f"{drawn} pixels x" if drawn else "x")
             specs += [spec | {"environments": n, "label": f"{text} {n}"} for n in options.environments]
     for rows, width in measure.GEMM_SHAPES:

@@ -9,6 +9,7 @@ Started again with the same options it continues where it was stopped or killed.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import replace
@@ -19,9 +20,9 @@ from offline_to_online import OneLineParser, choose, stop
 
 
 def start_and_rate(text: str) -> tuple[float, float]:
-    """Two numbers >= 0; argparse turns the ValueError into its one line."""
+    """Two finite numbers >= 0; argparse turns the ValueError into its one line."""
     start, rate = map(float, text.split(","))
-    if not (start >= 0 and rate >= 0):
+    if not (0 <= start < math.inf and 0 <= rate < math.inf):
         raise ValueError
     return start, rate
 
@@ -40,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=start_and_rate,
         default=None,
         metavar="START,RATE",
-        help="of the learner of safe episodes: from 0,0.05 they keep further from the limit (default: 1,0.2)",
+        help="of the multiplier of the learners whose episodes are recorded (default: 1,0.2)",
     )
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
     add("--seeds", type=int, default=1, help="one after the other (default: %(default)s)")

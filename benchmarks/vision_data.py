@@ -46,8 +46,8 @@ _LEARN, _RECORD = 11, 12  # tags of keys
 def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed: int, cache: Path) -> Path:
     """The file of episodes: from the cache, or made now and cached."""
     world = envs.make(task, engine, action_repeat=look.action_repeat)
-    start, rate = budget.behavior_multiplier
-    multiplier = MultiplierConfig(initial=start, learning_rate=rate)
+    initial, rate = budget.behavior_multiplier
+    multiplier = MultiplierConfig(initial=initial, learning_rate=rate)
     config = replace(presets.behavior_config(presets.reward_scale(envs.task(task))), multiplier=multiplier)
     recipe = {
         "task": task,

@@ -149,8 +149,8 @@ PRESETS = {
 }
 """By name; "paper" is FOSP's (its code's configuration), sized for a GPU.
 
-An update of "paper" works in 12.0 GB beside .5 GB of state, as XLA plans it for a CPU; scans that are computed again
-for their gradients would save 14 % of it, so none are.
+Nothing is rematerialised: the compiled offline update of "paper" works in 12.0 GB beside .5 GB of state by XLA's
+`memory_analysis` on a CPU, and in 10.3 GB with `jax.checkpoint` around the steps of every scan.
 """
 
 

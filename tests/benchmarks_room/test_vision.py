@@ -116,6 +116,7 @@ def test_pictures_of_another_number_of_cameras_are_refused(written):
         (["--seeds", "0"], "--seeds is 0"),
         (["--limit", "-1"], "--limit is -1"),
         (["--behavior-multiplier", "1,-2"], "argument --behavior-multiplier: invalid start_and_rate value: '1,-2'"),
+        (["--behavior-multiplier", "inf,1"], "argument --behavior-multiplier: invalid start_and_rate value: 'inf,1'"),
         (["--set", "expectil=.9"], "--set 'expectil=.9', expected name=value with a name of length,"),
         (["--set", "horizon=far"], "--set 'horizon=far', expected a value like 15"),
         (
