@@ -13,25 +13,32 @@ from safejax.types import Array
 Draw = Callable[..., Any]
 
 
-def _apart(alive: Array, values: Any) -> Any:
-    del alive
-    return jax.lax.optimization_barrier(values)
-
-
-def _apart_on_cpu(alive: Array, values: Any) -> Any:
-    # XLA's fusion for CPUs looks through barriers, but not into a condition; `alive` is a finite number
-    return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
-
-
 class Way(NamedTuple):
-    """What is done differently on a CPU."""
+    """What is done differently on a CPU, which draws one picture at a time."""
 
-    apart: Draw  # (a finite number, values) -> values; what makes and what reads them is not compiled into one loop
+    apart: Draw  # values -> values; what makes and what reads them is not compiled into one loop
+    unless_idle: Draw  # (needed [] bool, function, idle) -> function()'s result, which is idle()'s where not needed
     each: Draw  # (function, arguments with a leading axis) -> its results, stacked
 
 
-ON_CPU = Way(_apart_on_cpu, lambda function, rows: jax.lax.map(lambda row: function(*row), rows))
-ELSEWHERE = Way(_apart, lambda function, rows: jax.vmap(function)(*rows))
+def on_cpu(alive: Array) -> Way:
+    """The way of a CPU; `alive` is a finite number that the compiler does not know."""
+
+    def apart(values: Any) -> Any:
+        # XLA's fusion for CPUs looks through barriers, but not into a condition
+        return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
+
+    return Way(apart, jax.lax.cond, lambda function, rows: jax.lax.map(lambda row: function(*row), rows))
+
+
+def elsewhere(alive: Array) -> Way:
+    """The way of an accelerator, where whole batches are drawn at once."""
+    del alive
+    return Way(
+        jax.lax.optimization_barrier,
+        lambda needed, function, idle: function(),
+        lambda function, rows: jax.vmap(function)(*rows),
+    )
 
 
 def by_platform(on_cpu: Draw, elsewhere: Draw) -> Draw:

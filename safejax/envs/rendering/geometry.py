@@ -33,8 +33,12 @@ class Rays(NamedTuple):
 class Normals(NamedTuple):
     """The outward normal at a point p of a piece: slope p + offset."""
 
-    slope: Array  # [n, 3, 3]
+    slope: Array  # [n, 3, 3] symmetric
     offset: Array  # [n, 3]
+
+    def table(self) -> Array:
+        """[n, 9] the slope's xx, xy, xz, yy, yz, zz, and the offset."""
+        return jnp.concatenate([self.slope.reshape(-1, 9)[:, [0, 1, 2, 4, 5, 8]], self.offset], axis=1)
 
 
 Hits = tuple[tuple[Array, ...], tuple[Normals, ...]]  # distances [n, P] and normals, one for each piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.envs.rendering import shading
+from safejax.envs.rendering.batching import Way
 from safejax.envs.rendering.geometry import Rays
 from safejax.envs.rendering.shading import Shining, Surface, Vector, dot, take, unit
 from safejax.envs.rendering.solids import Solids
@@ -31,6 +33,7 @@ class Stage(NamedTuple):
     pitch: Any  # [] size of a pixel at distance 1
     shadows: bool
     extent: float  # the model's, m
+    way: Way
 
 
 def paint(stage: Stage, rays: Rays, met: Met) -> Vector:
@@ -39,33 +42,40 @@ def paint(stage: Stage, rays: Rays, met: Met) -> Vector:
     view = (-rays.x * away, -rays.y * away, away)  # to the camera
     below = dot(tuple(stage.up), view)  # pyright: ignore[reportArgumentType]
     color = shading.sky_color(stage.sky, -below)
-    shaded, _ = _color(stage, rays, met, met.opaque, view)
+    shaded, _ = _color(stage, rays, met, met.opaque, view, translucent=False)
     hit = met.opaque.distance < jnp.inf
     color = _mix(color, shaded, hit.astype(jnp.float32))
     for layer in reversed(met.translucent):
-        shaded, alpha = _color(stage, rays, met, layer, view)
-        # MuJoCo draws what is translucent twice, front to back and back to front
         before = layer.distance < met.opaque.distance
-        color = _mix(color, shaded, jnp.where(before, 1.0 - jnp.square(1.0 - alpha), 0.0))
+        over = functools.partial(_over, stage, rays, met, layer, view, before, color)
+        color = stage.way.unless_idle(jnp.any(before), over, lambda color=color: color)
     return color
 
 
-def _color(stage: Stage, rays: Rays, met: Met, hit: Hit, view: Vector) -> tuple[Vector, Any]:
-    """The lit colour of a surface and its alpha."""
+def _over(stage: Stage, rays: Rays, met: Met, layer: Hit, view: Vector, seen: Array, color: Vector) -> Vector:
+    """`color` behind a translucent layer, where the layer is seen."""
+    shaded, alpha = _color(stage, rays, met, layer, view, translucent=True)
+    # MuJoCo draws what is translucent twice, front to back and back to front
+    return _mix(color, shaded, jnp.where(seen, 1.0 - jnp.square(1.0 - alpha), 0.0))
+
+
+def _color(stage: Stage, rays: Rays, met: Met, hit: Hit, view: Vector, *, translucent: bool) -> tuple[Vector, Any]:
+    """The lit colour of surfaces and their alpha; `translucent` ones, or opaque ones."""
     distance = jnp.where(hit.distance < jnp.inf, hit.distance, 1.0)
     point = (distance * rays.x, distance * rays.y, -distance)
-    slope = [take(row, hit.piece) for row in met.normals]
-    rows = [dot((slope[3 * k], slope[3 * k + 1], slope[3 * k + 2]), point) + slope[9 + k] for k in range(3)]
+    xx, xy, xz, yy, yz, zz, *offset = (take(row, hit.piece) for row in met.normals)
+    rows = [
+        dot(row, point) + shift for row, shift in zip(((xx, xy, xz), (xy, yy, yz), (xz, yz, zz)), offset, strict=True)
+    ]
     normal = unit((rows[0], rows[1], rows[2]))
-    pieces = stage.scene.pieces
-    rgba = [_column(column, hit.piece) for column in stage.scene.rgba[pieces].T]
-    material = [_column(column, hit.piece) for column in stage.scene.material[pieces].T]
-    surface = Surface(point, normal, (rgba[0], rgba[1], rgba[2]), (material[0], material[1], material[2]))
+    pieces, looks = stage.scene.pieces, stage.scene.looks
+    column = functools.partial(_column, piece=hit.piece, among=looks != ("opaque" if translucent else "translucent"))
+    red, green, blue, alpha = (column(values) for values in stage.scene.rgba[pieces].T)
+    emission, specular, shininess = (column(values) for values in stage.scene.material[pieces].T)
+    surface = Surface(point, normal, (red, green, blue), (emission, specular, shininess))
     color = shading.shade(surface, view, stage.lights, [_lit(stage, light, point) for light in stage.lights])
-    alpha = rgba[3]
-    if stage.scene.two_sided.any():
-        flat = _column(stage.scene.two_sided[pieces].astype(np.float32), hit.piece)
-        alpha = alpha * jnp.where((flat > 0.0) & (dot(normal, view) < 0.0), BEHIND, 1.0)
+    two_sided = column((looks == "two_sided").astype(np.float32))
+    alpha = alpha * jnp.where((two_sided > 0.0) & (dot(normal, view) < 0.0), BEHIND, 1.0)
     return _textured(stage, hit.piece, point, normal, view, color), alpha
 
 
@@ -73,7 +83,7 @@ def _lit(stage: Stage, light: Shining, point: Vector) -> Array | None:
     if not (stage.shadows and light.light.casts_shadow):
         return None
     position = -FAR * stage.extent * light.direction if light.light.directional else light.position
-    return ~shadowed(stage.scene, stage.rotation, stage.center, position, point, stage.extent)
+    return ~shadowed(stage.scene, stage.rotation, stage.center, position, point, stage.extent, stage.way)
 
 
 def _textured(stage: Stage, piece: Array, point: Vector, normal: Vector, view: Vector, color: Vector) -> Vector:
@@ -97,8 +107,9 @@ def _mix(below: Vector, above: Vector, weight: Array) -> Vector:
     return red, green, blue
 
 
-def _column(values: np.ndarray, piece: Array) -> Any:
-    """`values` [pieces] at `piece` [P]; a Python number where all are the same."""
-    if np.all(values == values[:1]):
-        return float(values[0]) if values.size else 0.0
+def _column(values: np.ndarray, piece: Array, among: np.ndarray) -> Any:
+    """`values` [pieces] at `piece` [P], all of them `among` [pieces] bool; a Python number where these are the same."""
+    possible = values[among]
+    if np.all(possible == possible[:1]):
+        return float(possible[0]) if possible.size else 0.0
     return take(jnp.asarray(values), piece)

@@ -116,8 +116,9 @@ def shade(surface: Surface, view: Vector, lights: Sequence[Shining], lit: Sequen
         for channel in range(3):
             matte[channel] += light.ambient[channel] * strength + light.diffuse[channel] * diffuse
         if light.specular.any() and (not isinstance(specular, float) or specular > 0.0):
-            halfway = unit((toward[0] + view[0], toward[1] + view[1], toward[2] + view[2]))
-            shine = _power(jnp.maximum(dot(surface.normal, halfway), 0.0), shininess)
+            halfway = (toward[0] + view[0], toward[1] + view[1], toward[2] + view[2])
+            cosine = jnp.maximum(dot(surface.normal, halfway), 0.0)  # times a length: its square needs no root
+            shine = _power(cosine * cosine / (dot(halfway, halfway) + 1e-30), 0.5 * shininess)
             shine = jnp.where(facing > 0.0, shine * specular, 0.0) * direct
             for channel in range(3):
                 gloss[channel] += light.specular[channel] * shine

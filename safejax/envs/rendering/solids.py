@@ -64,11 +64,10 @@ class Solids(NamedTuple):
         return np.concatenate([np.zeros(0, int), *tiles])
 
     @property
-    def two_sided(self) -> np.ndarray:
-        """[N] bool."""
-        return np.concatenate(
-            [np.zeros(0, bool), *(np.full(g.last - g.first, g.look == "two_sided") for g in self.groups)]
-        )
+    def looks(self) -> np.ndarray:
+        """[pieces] the look of each, see Group."""
+        counts = [PIECES[group.kind] * (group.last - group.first) for group in self.groups]
+        return np.repeat(np.array([group.look for group in self.groups], str), counts)
 
     def poses(self, bodies: Bodies, positions: Array) -> tuple[Array, Array]:
         """World positions [N, 3] and rotations [N, 3, 3]; `positions` [n, 3] are those of the shapes."""

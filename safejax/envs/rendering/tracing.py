@@ -1,26 +1,29 @@
 """Which of the solids the rays of an eye meet, and where: the nearest opaque one and translucent ones before it.
 
-A hit is one float32 key: the distance, with the index of the piece of surface in its last bits. Keys order as the
-distances do, and the nearest is a plain minimum, which XLA makes a vectorised loop of (and a slow one of argmin).
-With 64 pieces a distance keeps 17 bits of its mantissa, 8e-6 of itself.
+A hit is one int32 key: the bits of its distance, the last of them replaced by the index of the piece of surface. Keys
+order as the distances do, and the nearest is a plain minimum, which XLA makes a vectorised loop of (and a slow one of
+argmin; minima of floats it leaves to a library that takes twice as long on two cores, jaxlib 0.10.2). With 64 pieces a
+distance keeps 17 bits of its mantissa, 8e-6 of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safejax.envs.rendering.batching import Way
 from safejax.envs.rendering.geometry import KINDS, Normals, Rays
 from safejax.envs.rendering.solids import Group, Solids
 from safejax.types import Array
 
 BIAS = 1e-3  # extents of the model by which a surface stands off its own shadow
 FAR = 200.0  # extents of the model at which a directional light stands
-NOTHING = np.float32(2.0**127)  # the distance of a miss; finite, for an infinity with an index would be no number
+NOTHING = np.float32(np.inf).view(np.int32)  # the least key of a miss
 
 
 class Hit(NamedTuple):
@@ -35,10 +38,10 @@ class Met(NamedTuple):
 
     opaque: Hit
     translucent: tuple[Hit, ...]  # nearest first; whether or not behind what is opaque
-    normals: Array  # [12, pieces] slope, row by row, and offset of geometry.Normals
+    normals: Array  # [9, pieces] see geometry.Normals.table
 
 
-def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, apart: Callable[[Any], Any]) -> Met:
+def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, way: Way) -> Met:
     """The nearest opaque surface and the `layers` nearest translucent ones.
 
     Args:
@@ -47,45 +50,45 @@ def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int,
       center: [N, 3].
       rays: from the eye.
       layers: at most this many translucent surfaces in a pixel.
-      apart: the identity; what is before it and what is behind is compiled as separate loops.
+      way: what the platform wants done differently.
     """
     pieces = len(scene.pieces)
     mask = np.int32((1 << max(pieces - 1, 0).bit_length()) - 1)
     opaque, translucent, tables, index = [], [], [], 0
     for group in scene.groups:
         blocks, normals, behind = _group(scene, group, rotation, center, rays)
-        tables += [jnp.concatenate([each.slope.reshape(-1, 9), each.offset], axis=1) for each in normals]
-        for block in blocks:
+        tables += [each.table() for each in normals]
+        keys = NOTHING
+        for block in blocks:  # a ray enters by one of them
             indices = mask - index - np.arange(len(block), dtype=np.int32)[:, None]  # in a tie the last wins
-            bits = jax.lax.bitcast_convert_type(jnp.minimum(block, NOTHING), jnp.int32) & ~mask | indices
-            keys = jax.lax.bitcast_convert_type(bits, jnp.float32)
-            if group.look != "translucent":
-                opaque.append(keys if behind is None else jnp.where(behind, NOTHING, keys))
-            if group.look != "opaque":
-                translucent.append(keys if behind is None else jnp.where(behind, keys, NOTHING))
+            keys = jnp.minimum(keys, jax.lax.bitcast_convert_type(block, jnp.int32) & ~mask | indices)
             index += len(block)
-    found = [_nearest(opaque, rays)]
+        if group.look != "translucent":
+            opaque.append(keys if behind is None else jnp.where(behind, NOTHING, keys))
+        if group.look != "opaque":
+            translucent.append(keys if behind is None else jnp.where(behind, keys, NOTHING))
     layers = min(layers, sum(map(len, translucent)))
-    translucent = apart(translucent) if layers > 1 else translucent
+    opaque, translucent = way.apart((opaque, translucent if layers else []))  # else CPUs reduce pixel by pixel
+    found = [_nearest(opaque, rays)]
     for _ in range(layers):
-        found.append(_nearest(translucent, rays))
-        translucent = [jnp.where(keys > found[-1], keys, NOTHING) for keys in translucent]
-    first, *others, normals = apart([*found, jnp.concatenate([jnp.zeros((0, 12)), *tables]).T])
+        found.append(_next(found[1:], translucent, rays, way))
+    first, *others, normals = way.apart([*found, jnp.concatenate([jnp.zeros((0, 9)), *tables]).T])
     return Met(_hit(first, mask, pieces), tuple(_hit(key, mask, pieces) for key in others), normals)
 
 
 def shadowed(
-    scene: Solids, rotation: Array, center: Array, light: Array, point: Sequence[Array], extent: float
+    scene: Solids, rotation: Array, center: Array, light: Array, point: Sequence[Array], extent: float, way: Way
 ) -> Array:
     """Whether something opaque, planes excepted, stands between `light` [3] and each `point` [P], [P] bool."""
     x, y, z = (part - light[axis] for axis, part in enumerate(point))
     rays = Rays(x, y, z, far=1.0 - BIAS * extent * jax.lax.rsqrt(x * x + y * y + z * z))
-    nearest = jnp.full(x.shape, jnp.inf)
+    hidden = jnp.zeros(x.shape, bool)
     for group in scene.groups:
         if group.look == "opaque" and group.kind != "plane":
-            for block in _group(scene, group, rotation, center - light, rays)[0]:
-                nearest = jnp.minimum(nearest, jnp.min(block, axis=0))
-    return nearest < jnp.inf
+            blocks, *_ = _group(scene, group, rotation, center - light, rays)
+            met = functools.reduce(jnp.logical_or, (block < jnp.inf for block in blocks))
+            hidden |= jnp.any(way.apart(met), axis=0)
+    return hidden
 
 
 def _group(
@@ -107,7 +110,18 @@ def _nearest(blocks: list[Array], rays: Rays) -> Array:
     return nearest
 
 
+def _next(found: list[Array], blocks: list[Array], rays: Rays, way: Way) -> Array:
+    """The nearest behind those `found`."""
+    if not found:
+        return _nearest(blocks, rays)
+    last = found[-1]
+    return way.unless_idle(
+        jnp.any(last < NOTHING),
+        lambda: _nearest([jnp.where(keys > last, keys, NOTHING) for keys in blocks], rays),
+        lambda: jnp.full_like(last, NOTHING),
+    )
+
+
 def _hit(key: Array, mask: np.int32, pieces: int) -> Hit:
-    bits = jax.lax.bitcast_convert_type(key, jnp.int32)
-    distance = jax.lax.bitcast_convert_type(bits & ~mask, jnp.float32)
-    return Hit(jnp.where(distance < NOTHING, distance, jnp.inf), jnp.minimum(mask - (bits & mask), pieces - 1))
+    distance = jax.lax.bitcast_convert_type(key & ~mask, jnp.float32)
+    return Hit(distance, jnp.minimum(mask - (key & mask), pieces - 1))
