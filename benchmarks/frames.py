@@ -102,14 +102,16 @@ def opengl(
 def caster(
     model: mujoco.MjModel, states: list[mujoco.MjData], batch: int
 ) -> tuple[Callable[[], Any], dict[str, float]]:
-    """A function that draws `batch` states, and the seconds that lowering and compiling it took."""
+    """A function that draws `batch` states, shared by all devices, and the seconds that compiling it took."""
     rgb = make_caster(model, ("track",), height=SIZE, width=SIZE).rgb
     chosen = [states[index % len(states)] for index in range(batch)]
     poses = jnp.stack([state.xpos for state in chosen]), jnp.stack([state.xquat for state in chosen])
     if batch == 1:
         rgb, poses = rgb, (poses[0][0], poses[1][0])
     else:
-        rgb = jax.vmap(rgb)
+        mesh, rows = jax.make_mesh((jax.device_count(),), ("picture",)), jax.P("picture")
+        rgb = jax.shard_map(jax.vmap(rgb), mesh=mesh, in_specs=rows, out_specs=rows)
+        poses = jax.device_put(poses, jax.NamedSharding(mesh, rows))
     compiled, times = measure.compile_timed(jax.jit(rgb), *poses)
     return lambda: jax.block_until_ready(compiled(*poses)), times
 
@@ -149,7 +151,11 @@ def compare(batches: list[int], rounds: int, seconds: float) -> list[dict[str, A
             rates[name] += [count / (time.process_time() - start)] if turn else []
     for renderer in renderers:
         renderer.close()
-    place = measure.machine() | {"opengl": os.environ["MUJOCO_GL"], "load": os.getloadavg()[0]}
+    place = measure.machine() | {
+        "devices": jax.device_count(),
+        "opengl": os.environ["MUJOCO_GL"],
+        "load": os.getloadavg()[0],
+    }
     return [
         {
             "what": "frames",
@@ -209,11 +215,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Check the options, measure or draw."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="pictures of a call (default: 1 256)")
+    parser.add_argument("--devices", type=int, default=1, help="that the CPU is split into (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds of a window (default: %(default)s)")
     parser.add_argument("--figure", type=Path, help="write this picture and measure nothing")
     options = parser.parse_args(arguments)
     at_least("batches", min(options.batches), 1)
+    at_least("devices", options.devices, 1)
+    if any(batch > 1 and batch % options.devices for batch in options.batches):
+        stop(f"--batches are {options.batches}, expected 1 or multiples of the {options.devices} devices")
     at_least("rounds", options.rounds, 1)
     if not options.seconds > 0:
         stop(f"--seconds is {options.seconds}, expected a positive number")
@@ -221,6 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         output("--figure", options.figure, PICTURES)
         figure(options.figure)
         return
+    jax.config.update("jax_num_cpu_devices", options.devices)
     print(f"{'':16}{'frames/CPU s':>14}{'x default':>12}{'x fastest':>12}", file=sys.stderr)
     for record in compare(options.batches, options.rounds, options.seconds):
         print(json.dumps(record, allow_nan=False))
