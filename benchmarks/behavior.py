@@ -1,6 +1,7 @@
 """Behaviour data by name: "<maze>-play", "<maze>-diverse", "<task>-medium", "<task>-medium-replay", "<task>-expert".
 
-Maze data come from a waypoint controller in seconds. Locomotion data come from SAC without costs, as in D4RL (Fu et
+Maze data come from a waypoint controller, the mass's in seconds; the ant's learns to walk first (`ant_walker.py`), half
+an hour on two cores. Locomotion data come from SAC without costs, as in D4RL (Fu et
 al. 2020, https://arxiv.org/abs/2004.07219): expert is the last policy, medium the first one that reached a third of
 its return, medium-replay everything that SAC saw until then. Files go to the cache, named by a digest of their recipe.
 """
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ant_walker
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,9 +64,7 @@ def split(name: str) -> tuple[str, str]:
             f"data is {name!r}, expected a file or <task>-<kind> with a kind of {', '.join(KINDS)} and a task of "
             f"{', '.join(envs.names())}"
         )
-    if task.startswith("ant_maze"):
-        raise ValueError(f"data is {name!r}, but nothing here walks the ant's mazes; expected point_maze_*, or a file")
-    if (kind in ("play", "diverse")) != task.startswith("point_maze"):
+    if (kind in ("play", "diverse")) != task.startswith(("point_maze", "ant_maze")):
         raise ValueError(f"data is {name!r}, expected play or diverse for a maze, medium or expert for a robot")
     return task, kind
 
@@ -77,7 +77,10 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
         return path
     cache.mkdir(parents=True, exist_ok=True)
     if kind in ("play", "diverse"):
-        dataset = training.collect_maze(task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine)
+        drive = ant_walker.walker(cache, engine=engine) if task.startswith("ant_maze") else None
+        dataset = training.collect_maze(
+            task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine, drive=drive
+        )
         write_dsrl(path, dataset, _noted(_attributes(task, kind, recipe, engine)))
         return path
     for made, dataset in _locomotion(task, cache, recipe, engine).items():
@@ -90,6 +93,8 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
 
 def _attributes(task: str, kind: str, recipe: Recipe, engine: str | None) -> dict[str, Any]:
     learner = {"sac": asdict(SAC)} if kind not in ("play", "diverse") else {}
+    if task.startswith("ant_maze"):
+        learner = {"walker": ant_walker.about(ant_walker.Recipe(), engine)}
     return {"task": task, "kind": kind, "engine": engine, "safejax": safejax.__version__, **asdict(recipe), **learner}
 
 
@@ -97,6 +102,7 @@ def _noted(attributes: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a recipe and where its data come from; their observations hold no pixels."""
     engine = attributes["engine"] or envs.default_engine()
     collector = {"kind": attributes["kind"], "sac": attributes.get("sac")}
+    collector |= {"walker": attributes["walker"]} if "walker" in attributes else {}
     task, seed = attributes["task"], attributes["seed"]
     return attributes | provenance(task=task, engine=engine, renderer=None, seed=seed, collector=collector)
 

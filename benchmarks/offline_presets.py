@@ -131,10 +131,14 @@ _ROBOTS = {
 }
 
 RELATIVES = {
-    "point_maze_umaze-play": "antmaze-umaze",
-    "point_maze_umaze-diverse": "antmaze-umaze-diverse",
-    **{f"point_maze_{kind}": f"antmaze-{kind}" for kind in ("medium-play", "medium-diverse")},
-    **{f"point_maze_{kind}": f"antmaze-{kind}" for kind in ("large-play", "large-diverse")},
+    **{f"{robot}_maze_umaze-play": "antmaze-umaze" for robot in ("point", "ant")},
+    **{f"{robot}_maze_umaze-diverse": "antmaze-umaze-diverse" for robot in ("point", "ant")},
+    **{
+        f"{robot}_maze_{size}-{kind}": f"antmaze-{size}-{kind}"
+        for robot in ("point", "ant")
+        for size in ("medium", "large")
+        for kind in ("play", "diverse")
+    },
     **{f"{ours}_velocity-medium": f"{theirs}-medium" for ours, theirs in _ROBOTS.items()},
     **{f"{ours}_velocity-medium-replay": f"{theirs}-medium-replay" for ours, theirs in _ROBOTS.items()},
     **{f"{ours}_velocity-expert": f"{theirs}-medium-expert" for ours, theirs in _ROBOTS.items()},

@@ -5,7 +5,8 @@ stay with the task, so that most episodes wander and only a commanded way that c
 
 Source: the antmaze data sets of Fu et al. 2020, D4RL, https://arxiv.org/abs/2004.07219, section 5: "play" goes between
 hand-picked places, "diverse" between random ones. Here goals change within an episode, as in its maze2d. What moves the
-robot to the next cell is its `Drive`: of a point mass a controller, of an ant a policy that someone has to train.
+robot to the next cell is its `Drive`: of a point mass a controller, of an ant a policy that has to be trained, as
+`benchmarks/ant_walker.py` does.
 Shapes: R x C cells, K goals, B environments, O observation, A action.
 """
 

@@ -37,7 +37,7 @@ refused = functools.partial(refusal, offline.main)
         (["--data", "point_maze_umaze-medium"], ("point_maze_umaze-medium", "play")),
         (["--data", "point_maze-play"], ("point_maze-play", "point_maze_umaze")),
         (["--data", "hopper_velocity-play"], ("hopper_velocity-play", "expert")),
-        (["--data", "ant_maze_umaze-play"], ("ant_maze_umaze-play", "nothing here walks", "point_maze")),
+        (["--data", "ant_maze_umaze-expert"], ("ant_maze_umaze-expert", "play or diverse")),
         (["--data", "gone.hdf5"], ("gone.hdf5", "a file or <task>-<kind>")),
         (["--data", "{file}"], ("--task",)),
         (["--data", "{file}", "--task", "bal_circle"], ("bal_circle", "nearest: ball_circle")),

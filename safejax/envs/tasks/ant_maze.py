@@ -13,7 +13,7 @@ cell, with the noise of `ant_velocity`.
 | ant_maze_medium | 1000 | 40 m | 80 | 64 m |
 | ant_maze_large | 1000 | 56 m | 80 | 88 m |
 
-No data of it are made here: `safejax.training.collect_maze` takes a walker as `drive`, and none is built in.
+Data of it come from `safejax.training.collect_maze` with a walker as `drive`; `benchmarks/ant_walker.py` trains one.
 
 Source: antmaze of Fu et al. 2020, D4RL, https://arxiv.org/abs/2004.07219, for maps, cell size, goal radius,
 observation, step and lengths. Different from it: the ant is that of Gymnasium 0.28.1 with a physics step of 0.01 s
