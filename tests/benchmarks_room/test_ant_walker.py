@@ -50,11 +50,12 @@ def test_heading_north_a_place_in_the_east_is_to_the_right():
     np.testing.assert_allclose(seen[-2:], [0, -1], atol=1e-6)
 
 
-def test_reward_is_the_speed_towards_the_place_at_most_two():
+def test_reward_is_the_speed_towards_the_place_at_most_two_less_the_effort():
     task, target = ant_walker.walk(), (4.0, 0.0)
     for end, speed in ((0.1, 1.0), (-0.1, -1.0), (0.3, 2.0), (0.0, 0.0)):
         before, after = view_of(standing(), target), view_of(standing(end), target)
-        np.testing.assert_allclose(task.reward(before, after, None), speed + 0.2, atol=1e-5)
+        np.testing.assert_allclose(task.reward(before, after, jnp.zeros(8)), speed + 0.2, atol=1e-5)
+        np.testing.assert_allclose(task.reward(before, after, jnp.ones(8)), speed, atol=1e-5)
 
 
 def test_a_fall_ends_the_episode():
