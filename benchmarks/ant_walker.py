@@ -46,7 +46,7 @@ RATES = 0.1  # scale of velocities in what the walker sees
 class Recipe:
     """How a walker is trained."""
 
-    steps: int = 5_000_000  # of the environments
+    steps: int = 4_000_000  # of the environments
     env_count: int = 64
     rollout_length: int = 128
     chunk: int = 25  # updates between checkpoints
