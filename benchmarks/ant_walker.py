@@ -3,7 +3,7 @@
 PPO without costs, on a floor without walls, learns to move the ant of `ant_maze` straight to a place; when it is there,
 or now and then, to another. The policy sees nothing of the maze: it is the `Drive` of `safejax.envs.maze_behavior`.
 Walkers go to the cache, beside the data sets, named by a digest of their recipe; the same command continues one that
-was stopped.
+was stopped. Data are made with the walker of the default numbers.
 Shapes: B environments.
 """
 
@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ STEP = 0.1  # s
 NEAR = 0.5  # m, of a place that is reached
 TURN = 0.02  # probability of another place, a step
 DISTANCE = (2.0, 6.0)  # m, of the next place
-EFFORT = 0.2  # price of the mean squared action; without it nearly every action of the data lies on its bound
+EFFORT = 0.2  # price of the mean squared action; without it more of the data lies on the bounds
 RATES = 0.1  # scale of velocities in what the walker sees
 
 
@@ -52,6 +51,11 @@ class Recipe:
     chunk: int = 25  # updates between checkpoints
     hidden_sizes: tuple[int, ...] = (128, 128)
     seed: int = 0
+
+    @property
+    def chunk_steps(self) -> int:
+        """Environment steps between checkpoints."""
+        return self.chunk * self.env_count * self.rollout_length
 
 
 PPO = ppo_lag.Config(
@@ -155,7 +159,6 @@ def _trained(cache: Path, recipe: Recipe, engine: str | None) -> Any:
     key = jax.random.key(recipe.seed)
     made_by = about(recipe, engine)
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
-    steps = recipe.chunk * recipe.env_count * recipe.rollout_length
     # limits change nothing: the multiplier stays 0
     limits = jnp.full((recipe.chunk,), PPO.cost_limit)
 
@@ -174,17 +177,17 @@ def _trained(cache: Path, recipe: Recipe, engine: str | None) -> Any:
 
     def advance(state: Any, index: int) -> tuple[Any, dict[str, Any]]:
         state, (returns, length) = learn(state)
-        return state, {"env_steps": (index + 1) * steps, "return": float(returns), "length": float(length)}
+        return state, {"env_steps": (index + 1) * recipe.chunk_steps, "return": float(returns), "length": float(length)}
 
     with Run.open(cache / f"ant-walker-{digest}", {"benchmark": "ant_walker", **made_by}) as run:
-        return run.stage("walker", initial, advance, recipe.steps // steps, check=env.check).learner
+        return run.stage("walker", initial, advance, recipe.steps // recipe.chunk_steps, check=env.check).learner
 
 
 def _algorithm(action_size: int, recipe: Recipe) -> Any:
     return ppo_lag.make(PPO, ppo_lag.default_networks(action_size, recipe.hidden_sizes))
 
 
-def _drive(state: Any, recipe: Recipe) -> Callable[[Array, Array], Array]:
+def _drive(state: Any, recipe: Recipe) -> Drive:
     act = _algorithm(8, recipe).act
 
     def drive(observation: Array, target: Array) -> Array:
@@ -205,8 +208,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
     options = parser.parse_args(arguments)
-    at_least("steps", options.steps, 1)
-    walker(options.cache / "datasets", Recipe(steps=options.steps, seed=options.seed), options.engine)
+    recipe = Recipe(steps=options.steps, seed=options.seed)
+    at_least("steps", recipe.steps, recipe.chunk_steps)
+    walker(options.cache / "datasets", recipe, options.engine)
 
 
 if __name__ == "__main__":

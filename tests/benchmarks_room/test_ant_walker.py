@@ -78,7 +78,7 @@ def test_places_are_two_to_six_metres_away_and_change_when_reached():
         assert abs(changed - share) <= 4 * np.sqrt(share * (1 - share) / len(keys))
 
 
-def test_a_walker_is_trained_once_and_steered_by_its_target(tmp_path, capsys):
+def test_a_walker_is_trained_once_and_steered_by_its_target(tmp_path):
     drive = ant_walker.walker(tmp_path, TINY, "mujoco")
     (folder,) = tmp_path.iterdir()
     rows = (folder / "metrics.jsonl").read_text()

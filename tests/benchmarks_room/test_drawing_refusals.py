@@ -15,6 +15,8 @@ from one_line import refusal
         ("frames", ["--figure", "nope/x.png"], "--figure is 'nope/x.png', but there is no directory 'nope'"),
         ("frames", ["--figure", "x"], "--figure is 'x', expected a name that ends in .png or "),
         ("frames", ["--batches", "4", "0"], "--batches is 0, expected at least 1"),
+        ("frames", ["--devices", "3"], "--batches are [1, 256], expected 1 or multiples of the 3 devices"),
+        ("ant_walker", ["--steps", "9"], "--steps is 9, expected at least 204800"),
         ("frames", ["--seconds", "nan"], "--seconds is nan, expected a positive number"),
         ("frames", ["--rounds", "many"], "--rounds: invalid int value: 'many'"),
         ("pixels", ["--frames", "0"], "--frames is 0, expected at least 1"),

@@ -21,7 +21,7 @@ class Way(NamedTuple):
     each: Draw  # (function, arguments with a leading axis) -> its results, stacked
 
 
-def on_cpu(alive: Array) -> Way:
+def way_on_cpu(alive: Array) -> Way:
     """The way of a CPU; `alive` is a finite number that the compiler does not know."""
 
     def apart(values: Any) -> Any:
@@ -31,7 +31,7 @@ def on_cpu(alive: Array) -> Way:
     return Way(apart, jax.lax.cond, lambda function, rows: jax.lax.map(lambda row: function(*row), rows))
 
 
-def elsewhere(alive: Array) -> Way:
+def way_elsewhere(alive: Array) -> Way:
     """The way of an accelerator, where whole batches are drawn at once."""
     del alive
     return Way(

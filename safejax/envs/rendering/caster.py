@@ -23,7 +23,7 @@ import numpy as np
 
 from safejax.envs.rendering import cameras as optics
 from safejax.envs.rendering import shading, solids
-from safejax.envs.rendering.batching import Way, by_platform, elsewhere, on_cpu
+from safejax.envs.rendering.batching import Way, by_platform, way_elsewhere, way_on_cpu
 from safejax.envs.rendering.cameras import Bodies
 from safejax.envs.rendering.geometry import Rays
 from safejax.envs.rendering.painting import Stage, paint
@@ -161,7 +161,7 @@ def make_caster(
 
     def function(*kinds: str) -> Callable[..., tuple[Array, ...]]:
         drawn = by_platform(
-            *(functools.partial(draw, kinds=kinds, platform=platform) for platform in (on_cpu, elsewhere))
+            *(functools.partial(draw, kinds=kinds, platform=platform) for platform in (way_on_cpu, way_elsewhere))
         )
 
         def call(xpos: Any, xquat: Any, positions: Any = None, needed: Any = None, otherwise: Any = None) -> Any:
