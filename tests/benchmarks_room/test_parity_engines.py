@@ -31,10 +31,22 @@ def test_equal_engines_pass(monkeypatch, capsys):
     for result in (random, held):
         assert result["broken"] == []
         assert result["start"] == 0
-        assert result["first_steps"] == {"median": 0, "worst": 0}
+        assert (result["first_steps"]["median"], result["first_steps"]["worst"]) == (0, 0)
+        assert 1e-6 < result["first_steps"]["nudged"] < 0.1  # of starts that differ by 1e-5
         assert result["length"] == {"means": [30, 30], "p": 1}
         assert result["return"]["p"] > 0.01 / 6
         assert result["return"]["means"][0] != result["return"]["means"][1]  # the keys of the samples differ
+
+
+def test_a_nudge_is_the_yardstick_of_the_first_steps(monkeypatch, capsys):
+    second_engine(monkeypatch, lambda task: parity_engines.nudged(task, 1e-3))
+    with pytest.raises(SystemExit):
+        parity_engines.main([*SMALL])
+    assert all(result["broken"][0].startswith("first_steps") for result in results(capsys))
+    parity_engines.main([*SMALL, "--nudge", "1e-3"])
+    for result in results(capsys):
+        assert result["first_steps"]["median"] == result["first_steps"]["nudged"] > 1e-4
+        assert result["broken"] == []
 
 
 def pays_costs_and_ends(task):
