@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from data_sum import recipe_digest
 from offline_to_online import OneLineParser, at_least
 
 import safejax
@@ -158,7 +157,7 @@ def _trained(cache: Path, recipe: Recipe, engine: str | None) -> Any:
     algorithm = _algorithm(env.action_size, recipe)
     key = jax.random.key(recipe.seed)
     made_by = about(recipe, engine)
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+    digest = recipe_digest(made_by)
     # limits change nothing: the multiplier stays 0
     limits = jnp.full((recipe.chunk,), PPO.cost_limit)
 

@@ -9,8 +9,6 @@ medium-replay everything that SAC saw until then. Files go to the cache, named b
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import ant_walker
 import jax
 import jax.numpy as jnp
 import numpy as np
+from data_sum import recipe_digest
 
 import safejax
 from safejax import envs, training
@@ -108,8 +107,8 @@ def _noted(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _path(task: str, kind: str, cache: Path, recipe: Recipe, engine: str | None) -> Path:
-    text = json.dumps(_attributes(task, kind, recipe, engine), sort_keys=True)
-    return cache / f"{task}-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.hdf5"
+    digest = recipe_digest(_attributes(task, kind, recipe, engine))
+    return cache / f"{task}-{kind}-{digest}.hdf5"
 
 
 def _locomotion(task: str, cache: Path, recipe: Recipe, engine: str | None) -> dict[str, Dataset]:

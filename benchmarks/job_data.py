@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bridges import Offline
+from data_sum import recipe_digest
 from job import BEHAVIOR, Job, episode_record
 from presets import behavior_config, plain
 
@@ -44,8 +43,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         "collector": plain(config),
         "safejax": safejax.__version__,
     }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache / f"{env.name}-{digest}.hdf5"
+    path = cache / f"{env.name}-{recipe_digest(recipe)}.hdf5"
     if path.exists():
         return path
     learners = budget.behavior_seeds

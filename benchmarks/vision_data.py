@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import presets
+from data_sum import recipe_digest
 from vision_presets import Budget, Look
 
 import safejax
@@ -65,8 +65,7 @@ def recorded(run: Run, task: str, engine: str, look: Look, budget: Budget, seed:
         "safejax": safejax.__version__,
         "model": _fingerprint(world.scene.model),
     }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache / f"{task}-pixels-{digest}.hdf5"
+    path = cache / f"{task}-pixels-{recipe_digest(recipe)}.hdf5"
     if path.exists():
         return path
     learners = _behavior(run, world, config, budget, seed)
