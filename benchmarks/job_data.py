@@ -40,6 +40,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         "environment_steps": budget.behavior_steps,
         "episodes_per_bin": budget.behavior_per_bin,
         "cost_maximum": budget.behavior_cost_maximum,
+        "limits": budget.behavior_limits,
         "collector": plain(config),
         "safejax": safejax.__version__,
     }
@@ -49,7 +50,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
     learners = budget.behavior_seeds
     steps_per_iteration = learners * budget.behavior_env_count * env.episode_length
     iteration_count = max(2, budget.behavior_steps // steps_per_iteration)
-    limits = training.limit_schedule(iteration_count, 5.0, float(env.episode_length))
+    limits = training.limit_schedule(iteration_count, *budget.behavior_limits)
     chunks = np.array_split(limits, min(CHUNKS, iteration_count))
     base = jax.random.fold_in(jax.random.key(seed), BEHAVIOR)
     keys = jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.arange(learners))
@@ -58,7 +59,7 @@ def behavior_data(job: Job, seed: int, cache: Path) -> Path:
         return ppo_lag.make(replace(config, cost_limit=limit), action_size=env.action_size)
 
     def begin(key: Array) -> training.OnlineState:
-        algorithm = make_algorithm(5.0)
+        algorithm = make_algorithm(budget.behavior_limits[0])
         learner = algorithm.init(key, example_transition(env))
         return training.init_online(algorithm, env, learner, key, env_count=budget.behavior_env_count, replay=None)
 

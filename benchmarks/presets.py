@@ -24,6 +24,7 @@ class Budget:
     behavior_steps: int = 1_000_000  # of all of them together
     behavior_per_bin: int = 4  # episodes kept in each cell of the return x cost grid
     behavior_cost_maximum: float = 80.0  # of an episode that is kept, cost units; DSRL's where it has the task
+    behavior_limits: tuple[float, float] = (5.0, 1000.0)  # of the learners, first and last, cost units; see `LIMITS`
     offline_updates: int = 16_000
     extraction_updates: int = 5_000  # of a Gaussian from a policy that SAC cannot fine-tune
     alignment_updates: int = 5_000
@@ -104,9 +105,34 @@ def reward_scale(task: Task) -> float:
     return float(f"{STEP_REWARD * task.episode_length / task.reference.return_max:.6g}")
 
 
+LIMITS = {
+    **dict.fromkeys(("ball_run", "car_run", "car_circle"), (5.0, 100.0)),
+    **dict.fromkeys(("ball_circle", "ant_run", "ant_circle"), (5.0, 200.0)),
+    **{"drone_run": (100.0, 5.0), "drone_circle": (5.0, 150.0)},
+    **{f"{robot}_circle{level}": (5.0, 200.0) for robot in ("point", "car") for level in (1, 2)},
+    **{f"{robot}_goal1": (80.0, 5.0) for robot in ("point", "car")},
+    **{f"{robot}_goal2": (180.0, 5.0) for robot in ("point", "car")},
+    **{"point_button1": (150.0, 5.0), "car_button1": (200.0, 10.0)},
+    **{"point_button2": (200.0, 5.0), "car_button2": (300.0, 10.0)},
+    **{"point_push1": (100.0, 5.0), "car_push1": (150.0, 10.0)},
+    **{"point_push2": (150.0, 5.0), "car_push2": (200.0, 10.0)},
+    **dict.fromkeys(("half_cheetah_velocity", "hopper_velocity"), (250.0, 10.0)),
+    **{"swimmer_velocity": (200.0, 10.0), "walker2d_velocity": (10.0, 300.0), "ant_velocity": (20.0, 300.0)},
+}
+"""First and last cost limit of the learners that make a task's data: scripts/train_trpol_expert.py of DSRL@71064f2."""
+
+LATE = {"car_circle": 4}
+"""How many times the budget's behaviour steps a task gets whose learners begin to earn late; DSRL's make ten million."""
+
+
 def for_task(budget: Budget, task: Task) -> Budget:
-    """The budget with the task's own bound on the costs of the data."""
-    return replace(budget, behavior_cost_maximum=task.reference.cost_max) if task.reference else budget
+    """The budget with what the making of the task's data needs; where DSRL has no limits, they rise to what a step costs."""
+    return replace(
+        budget,
+        behavior_limits=LIMITS.get(task.name, (5.0, float(task.episode_length))),
+        behavior_steps=LATE.get(task.name, 1) * budget.behavior_steps,
+        behavior_cost_maximum=task.reference.cost_max if task.reference else budget.behavior_cost_maximum,
+    )
 
 
 def behavior_config(scale: float) -> ppo_lag.Config:
