@@ -122,11 +122,11 @@ LIMITS = {
 """First and last cost limit of the learners that make a task's data: scripts/train_trpol_expert.py of DSRL@71064f2."""
 
 LATE = {"car_circle": 4}
-"""How many times the budget's behaviour steps a task gets whose learners begin to earn late; DSRL's make ten million."""
+"""How many times the budget's behaviour steps a task gets whose learners begin to earn late (DSRL: ten million)."""
 
 
 def for_task(budget: Budget, task: Task) -> Budget:
-    """The budget with what the making of the task's data needs; where DSRL has no limits, they rise to what a step costs."""
+    """The budget with how the task's data are made; where DSRL does not say, limits rise to a cost at every step."""
     return replace(
         budget,
         behavior_limits=LIMITS.get(task.name, (5.0, float(task.episode_length))),
