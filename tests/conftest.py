@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-CHECKED_EVERY = 20  # tests; counting takes some milliseconds
+CHECKED_EVERY = 10  # tests, which map 8,000 pieces at the very most; counting takes some milliseconds
 _done = itertools.count(1)
 
 
@@ -61,7 +61,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     maps, allowed = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
     if next(_done) % CHECKED_EVERY or not maps.exists():
         return
-    if maps.read_bytes().count(b"\n") > int(allowed.read_text()) // 3:
+    if maps.read_bytes().count(b"\n") > int(allowed.read_text()) * 2 // 3:
         import jax
 
         jax.clear_caches()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+from own_process import environment
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -43,7 +43,7 @@ def test_there_are_notebooks():
 @notebooks
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND")  # conftest.py sets it for tests; a reader has none, and one device
-    monkeypatch.setenv("XLA_FLAGS", re.sub(r"\S*device_count\S*", "", os.environ["XLA_FLAGS"]))
+    monkeypatch.setenv("XLA_FLAGS", environment()["XLA_FLAGS"])
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):  # no profile or kernel of the user's
         monkeypatch.setenv(name, str(tmp_path / name))
     folder = tmp_path / "folder"

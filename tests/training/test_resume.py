@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import resume_job
+from own_process import environment
 
 from safejax import checkpoint
 
@@ -18,9 +18,8 @@ PROGRAM = Path(resume_job.__file__)
 
 
 def start(directory: Path) -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, str(PROGRAM), str(directory)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment())
 
 
 def rows(directory: Path) -> list[dict]:
