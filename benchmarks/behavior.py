@@ -1,9 +1,9 @@
 """Behaviour data by name: "<maze>-play", "<maze>-diverse", "<task>-medium", "<task>-medium-replay", "<task>-expert".
 
 Maze data come from a waypoint controller, the mass's in seconds; the ant learns to walk first (`ant_walker.py`), 14
-minutes on two cores. Locomotion data come from SAC without costs, as in D4RL (Fu et al. 2020,
-https://arxiv.org/abs/2004.07219): expert is the last policy, medium the first one that reached a third of its return,
-medium-replay everything that SAC saw until then. Files go to the cache, named by a digest of their recipe.
+minutes on two cores, and then walks for another ten. Locomotion data come from SAC without costs, as in D4RL (Fu et al.
+2020, https://arxiv.org/abs/2004.07219): expert is the last policy, medium the first one that reached a third of its
+return, medium-replay everything that SAC saw until then. Files go to the cache, named by a digest of their recipe.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FIELDS = ("observation", "action", "reward", "cost", "discount", "last", "next_o
 class Recipe:
     """How much behaviour is made; steps are environment steps."""
 
-    maze_steps: int = 100_000
+    maze_steps: int = 100_000  # of a mass
+    ant_maze_steps: int = 1_000_000  # as D4RL
     learner_steps: int = 160_000  # of SAC
     rows: int = 100_000  # of "medium" and "expert"
     env_count: int = 8
@@ -76,10 +77,10 @@ def make(name: str, cache: Path, recipe: Recipe = Recipe(), engine: str | None =
         return path
     cache.mkdir(parents=True, exist_ok=True)
     if kind in ("play", "diverse"):
-        drive = ant_walker.walker(cache, engine=engine) if task.startswith("ant_maze") else None
-        dataset = training.collect_maze(
-            task, kind, step_count=recipe.maze_steps, seed=recipe.seed, engine=engine, drive=drive
-        )
+        step_count, drive = recipe.maze_steps, None
+        if task.startswith("ant_maze"):
+            step_count, drive = recipe.ant_maze_steps, ant_walker.walker(cache, engine=engine)
+        dataset = training.collect_maze(task, kind, step_count=step_count, seed=recipe.seed, engine=engine, drive=drive)
         write_dsrl(path, dataset, _noted(_attributes(task, kind, recipe, engine)))
         return path
     for made, dataset in _locomotion(task, cache, recipe, engine).items():

@@ -186,7 +186,8 @@ def setting(method: str, data: str, preset: str) -> Setting:
       method: a key of `METHODS`.
       data: the name of a data set, of D4RL ("hopper-medium-v2") or made here ("point_maze_umaze-play"), or a file.
       preset: "paper", the papers' numbers for `relative(data)`; or "default", 50,000 updates on 256 transitions with
-        layers of 128, the changes of `SMALL`, and the papers' numbers else.
+        layers of 128, or 100,000 with the papers' layers for an ant's maze; the changes of `SMALL`, and the papers'
+        numbers else.
 
     Raises:
       ValueError: an unknown method or preset, in one line.
@@ -196,10 +197,11 @@ def setting(method: str, data: str, preset: str) -> Setting:
     name = relative(data)
     _, build = _ROWS[method]
     paper = build(TASKS[name], DOMAINS[name.partition("-")[0]])
-    return paper if preset == "paper" else _small(method, paper)
+    return paper if preset == "paper" else _small(method, paper, wide=re.match("ant_?maze", _name(data)) is not None)
 
 
 SMALL_UPDATES, SMALL_BATCH, SMALL_WIDTH = 50_000, 256, 128
+WIDE_UPDATES = 100_000  # of an ant's maze, where less, or layers of 128, walks but does not arrive
 
 SMALL: dict[str, dict[str, Any]] = {
     "idql": {"candidate_count": 16},
@@ -211,16 +213,16 @@ SMALL: dict[str, dict[str, Any]] = {
 update of the last two within the price of Diffusion-QL's with its max-Q backup."""
 
 
-def _small(method: str, paper: Setting) -> Setting:
-    changes = SMALL.get(method, {})
+def _small(method: str, paper: Setting, *, wide: bool) -> Setting:
+    changes, updates = SMALL.get(method, {}), WIDE_UPDATES if wide else SMALL_UPDATES
     if getattr(paper.config, "actor_decay_steps", 0):
-        changes = changes | {"actor_decay_steps": SMALL_UPDATES}
+        changes = changes | {"actor_decay_steps": updates}
     return replace(
         paper,
         config=replace(paper.config, **changes),
-        hidden_sizes=(SMALL_WIDTH,) * len(paper.hidden_sizes),
+        hidden_sizes=paper.hidden_sizes if wide else (SMALL_WIDTH,) * len(paper.hidden_sizes),
         batch_size=SMALL_BATCH // getattr(paper.config, "sequence_length", 1),
-        updates=SMALL_UPDATES,
+        updates=updates,
     )
 
 
