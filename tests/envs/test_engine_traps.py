@@ -188,6 +188,38 @@ def test_a_pillar_that_mjx_cannot_touch_is_refused_by_name(tmp_path):
     host_engine.make_engine(make_task(model_file(tmp_path, TWO_BODIES, pillar="", name="vase", kind="box")))
 
 
+LEG = """
+<mujoco>
+  <worldbody>
+    <geom type="plane" size="1 1 1"/>
+    <body pos="0 0 {height}" euler="0 {lean} 40">
+      <freejoint/>
+      <geom type="capsule" size="0.1 0.2"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize(("lean", "along"), [(70, True), (20, False)], ids=["lying", "standing"])
+def test_friction_of_a_capsule_lies_along_it_unless_mjx_finds_it_too_steep(lean, along):
+    """If it fails for the standing one, google-deepmind/mujoco#2774 is mended: `engines/mjx.py` says otherwise."""
+    height = 0.099 + 0.2 * np.cos(np.deg2rad(lean))
+    model = mujoco.MjModel.from_xml_string(LEG.format(height=height, lean=lean))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    mjx = mjx_engine.mjx
+    device = mjx.put_model(model, impl="jax")
+    found = jax.jit(lambda: mjx.collision(device, mjx.kinematics(device, mjx.make_data(model, impl="jax"))))()
+    contact = found._impl.contact
+    lowest = int(np.argmin(contact.dist))
+    np.testing.assert_allclose(contact.dist[lowest], data.contact.dist, atol=1e-6)
+    np.testing.assert_allclose(contact.pos[lowest], data.contact.pos[0], atol=1e-6)
+    ours, theirs = np.asarray(contact.frame[lowest]), data.contact.frame.reshape(3, 3)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)  # the normal
+    assert np.allclose(ours[1:], theirs[1:], atol=1e-5) == along, (ours, theirs)
+
+
 @pytest.mark.parametrize("engine", [host_engine, mjx_engine])
 @pytest.mark.parametrize(
     ("changes", "message"),
