@@ -201,7 +201,7 @@ def setting(method: str, data: str, preset: str) -> Setting:
 
 
 SMALL_UPDATES, SMALL_BATCH, SMALL_WIDTH = 50_000, 256, 128
-WIDE_UPDATES = 100_000  # of an ant's maze, where less, or layers of 128, walks but does not arrive
+WIDE_UPDATES = 100_000  # of an ant's maze, where policies with layers of 128 walk and seldom arrive
 
 SMALL: dict[str, dict[str, Any]] = {
     "idql": {"candidate_count": 16},

@@ -121,8 +121,8 @@ LIMITS = {
 }
 """First and last cost limit of the learners that make a task's data: scripts/train_trpol_expert.py of DSRL@71064f2."""
 
-LATE = {"car_circle": 4}
-"""How many times the budget's behaviour steps a task gets whose learners begin to earn late (DSRL: ten million)."""
+LATE = {"car_circle": 4_000_000}
+"""Least behaviour steps of a task whose learners begin to earn late; DSRL's make ten million."""
 
 
 def for_task(budget: Budget, task: Task) -> Budget:
@@ -130,7 +130,7 @@ def for_task(budget: Budget, task: Task) -> Budget:
     return replace(
         budget,
         behavior_limits=LIMITS.get(task.name, (5.0, float(task.episode_length))),
-        behavior_steps=LATE.get(task.name, 1) * budget.behavior_steps,
+        behavior_steps=max(budget.behavior_steps, LATE.get(task.name, 0)),
         behavior_cost_maximum=task.reference.cost_max if task.reference else budget.behavior_cost_maximum,
     )
 

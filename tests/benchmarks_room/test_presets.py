@@ -31,4 +31,4 @@ def test_what_a_task_does_not_change_stays():
     budget = presets.BUDGETS["paper"]
     changed = presets.for_task(budget, envs.task("car_circle"))
     kept = presets.plain(budget).items() - presets.plain(changed).items()
-    assert {name for name, _ in kept} == {"behavior_limits", "behavior_steps", "behavior_cost_maximum"}
+    assert {name for name, _ in kept} == {"behavior_limits", "behavior_cost_maximum"}  # its steps are more than enough
