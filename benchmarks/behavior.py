@@ -1,7 +1,7 @@
 """Behaviour data by name: "<maze>-play", "<maze>-diverse", "<task>-medium", "<task>-medium-replay", "<task>-expert".
 
 Maze data come from a waypoint controller, the mass's in seconds; the ant learns to walk first (`ant_walker.py`), 14
-minutes on two cores, and then walks for another ten. Locomotion data come from SAC without costs, as in D4RL (Fu et al.
+minutes on two cores, and then walks for ten on one. Locomotion data come from SAC without costs, as in D4RL (Fu et al.
 2020, https://arxiv.org/abs/2004.07219): expert is the last policy, medium the first one that reached a third of its
 return, medium-replay everything that SAC saw until then. Files go to the cache, named by a digest of their recipe.
 """

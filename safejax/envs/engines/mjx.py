@@ -2,7 +2,7 @@
 
 Equal to the host engine up to float32 rounding before a hard contact; after one, rounding grows. Where a capsule stands
 on a plane at more than 60 degrees, mjx turns the pyramid of its friction, which the host lays along the capsule
-(google-deepmind/mujoco#2774): ants then slide a little otherwise, equally far in the mean.
+(google-deepmind/mujoco#2774): ants then slide otherwise; what random ones earn is alike.
 """
 
 # pyright: reportAttributeAccessIssue=false
