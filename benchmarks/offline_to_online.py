@@ -8,6 +8,7 @@ checkpoints. Started again with the same options it continues where it was stopp
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import os
 import sys
@@ -48,6 +49,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
     add("--devices", type=int, default=1, help="devices the seeds are spread over (default: %(default)s)")
     add("--preset", default="default", help="budgets: default (two CPU cores) or paper (a GPU)")
+    add(
+        "--finetune-steps",
+        type=int,
+        default=None,
+        help="environment steps after the warm start (default: the preset's)",
+    )
     add(
         "--quick",
         action="store_true",
@@ -142,6 +149,9 @@ def main(arguments: list[str] | None = None) -> None:
     seed_count = options.seeds
     if options.quick:
         budget, seed_count = presets.quick(budget), min(2, options.seeds)
+    if options.finetune_steps is not None:
+        at_least("finetune-steps", options.finetune_steps, 1)
+        budget = dataclasses.replace(budget, finetune_steps=options.finetune_steps)
     seeds = tuple(range(options.seed, options.seed + seed_count))
     engine = options.engine or envs.default_engine()
     if options.devices > 1 and engine != "mjx":

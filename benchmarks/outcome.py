@@ -22,7 +22,7 @@ from safejax import envs
 from safejax.data.dataset import Dataset, best_safe_return, episode_returns
 from safejax.runs import save_policy, write_json
 
-SHARE = 0.9  # of from-scratch's final return: the target of "environment steps to reach"
+SHARE = 0.9  # of from-scratch's final return within the limit: the target of "environment steps to reach"
 
 
 def write(
@@ -33,7 +33,10 @@ def write(
     run, budget, limit = job.run, job.budget, job.limit
     curves = {name: _curve(run.metrics(name)) for name in learners}
     offline = run.metrics("offline")[-1]
-    target = SHARE * float(np.mean(curves["from_scratch"].returns[-1])) if "from_scratch" in curves else None
+    target = None
+    if "from_scratch" in curves:
+        scratch = curves["from_scratch"]
+        target = report.target_return(scratch.returns[-1], scratch.costs[-1], limit, SHARE)
 
     best = best_safe_return(dataset, limit)
     rows = [

@@ -96,6 +96,21 @@ def _interquartile_mean(rows: np.ndarray) -> np.ndarray:
     return np.sort(rows, axis=-1)[:, cut : rows.shape[-1] - cut].mean(-1)
 
 
+def target_return(returns: ArrayLike, costs: ArrayLike, cost_limit: float, share: float) -> float | None:
+    """`share` of the mean return of the seeds within the limit; None where there is none.
+
+    A seed beyond the limit sets no target: no safe policy has to return what it does.
+
+    Args:
+      returns: [S] of the last policies that are to be reached, per episode.
+      costs: [S] beside them, cost units.
+      cost_limit: cost units per episode.
+      share: of the mean.
+    """
+    within = np.asarray(costs) <= cost_limit
+    return share * float(np.mean(np.asarray(returns)[within])) if np.any(within) else None
+
+
 def steps_to_reach(
     env_steps: ArrayLike, returns: ArrayLike, costs: ArrayLike, target: float, cost_limit: float
 ) -> np.ndarray:

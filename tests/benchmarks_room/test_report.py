@@ -85,6 +85,11 @@ def test_steps_to_reach():
     np.testing.assert_array_equal(steps, [0, 100, 100, math.inf, math.inf, math.inf])
 
 
+def test_what_breaks_the_limit_sets_no_target():
+    assert report.target_return([400.0, 440.0, 1300.0], [0.0, 20.0, 91.0], 20.0, 0.9) == pytest.approx(378.0)
+    assert report.target_return([400.0], [20.5], 20.0, 0.9) is None
+
+
 ROWS = [
     report.Row(method="best safe in data", episode_return=612.34, episode_cost=19.0, learned=False),
     report.Row(method="iql", episode_return=[500.0, 502.0], episode_cost=[10.0, 30.0]),
