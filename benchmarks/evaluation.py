@@ -15,6 +15,16 @@ from numpy.typing import ArrayLike
 
 from safejax.scores import Reference, normalized_cost, normalized_return
 
+ACTING = {"papers": "of diffusion policies sampled, of others deterministic"} | {
+    word: word for word in ("deterministic", "sampled")
+}
+"""How policies act when they are evaluated, as `--acting` names it -> what tables say of their actions."""
+
+
+def explores(acting: str, is_diffusion: bool) -> bool:
+    """Whether a policy's actions are sampled in its evaluation; `acting` is a key of `ACTING`."""
+    return acting == "sampled" or (acting == "papers" and is_diffusion)
+
 
 def scores(
     returns: ArrayLike, costs: ArrayLike, limits: Sequence[float], reference: Reference | None

@@ -30,6 +30,7 @@ class Job:
     source: Offline  # the same, bound
     limit: float  # cost units per episode
     seeds: tuple[int, ...]
+    acting: str = "papers"  # of evaluated policies, a key of `evaluation.ACTING`
     sharding: Any = None  # of the leading seed axis; None on one device
 
     def keys(self, phase: int) -> Array:

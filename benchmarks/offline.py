@@ -17,6 +17,7 @@ from pathlib import Path
 import behavior
 import jax
 from data_sum import data_sum
+from evaluation import ACTING
 from offline_outcome import write
 from offline_presets import METHODS, setting
 from offline_to_online import OneLineParser, choose, stop
@@ -29,8 +30,6 @@ from safejax.data.provenance import check_provenance
 from safejax.envs.pixels import renderer
 from safejax.runs import Interrupted, Run
 from safejax.types import Env
-
-ACTING = ("papers", "deterministic", "sampled")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -35,13 +35,12 @@ def write(job: Job, data: str, dataset: Dataset, learners: dict[str, Learner]) -
         speed = "-" if rate is None else f"{rate:.0f}"
         lines.append((row, *text, _mean(best), speed, f"{_wall(records):.0f} s", published.get(row, "-")))
     behavior_returns, behavior_costs, _ = (np.asarray(column) for column in episode_returns(dataset))
-    acting = {"papers": "of diffusion policies sampled, of others deterministic"}.get(job.acting, job.acting)
     notes = (
         f"data: {len(dataset.transitions.reward):,} rows, {len(behavior_returns):,} episodes, return "
         f"{behavior_returns.mean():.2f}, cost {behavior_costs.mean():.2f}",
-        f"{len(job.seeds)} seeds, {job.episodes} episodes each, actions {acting}; +- 95 % Student-t over seeds; 'best' "
-        "picks the evaluation with the highest mean and is no result; updates/s: all seeds together; wall: with "
-        f"evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
+        f"{len(job.seeds)} seeds, {job.episodes} episodes each, actions {evaluation.ACTING[job.acting]}; +- 95 % "
+        "Student-t over seeds; 'best' picks the evaluation with the highest mean and is no result; updates/s: all "
+        f"seeds together; wall: with evaluations and compilation; peak memory {_memory(trained):,.0f} MB",
     )
     task, limit = envs.task(job.env.name), getattr(next(iter(learners.values())).setting.config, "safety", None)
     limits = (limit.cost_limit,) if limit else task.cost_limits

@@ -50,6 +50,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--devices", type=int, default=1, help="devices the seeds are spread over (default: %(default)s)")
     add("--preset", default="default", help="budgets: default (two CPU cores) or paper (a GPU)")
     add(
+        "--acting",
+        default="papers",
+        help="of evaluated policies: deterministic; sampled; or papers: diffusion policies sampled alone (default)",
+    )
+    add(
         "--finetune-steps",
         type=int,
         default=None,
@@ -130,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     import outcome
     import presets
     from data_sum import data_sum
+    from evaluation import ACTING
     from job import Job
     from job_data import behavior_data, inside, load_data
     from phases import align, extract, finetune, pretrain
@@ -141,6 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     choose("task", options.task, envs.names())
     choose("offline", options.offline, bridges.names())
     choose("preset", options.preset, presets.BUDGETS)
+    choose("acting", options.acting, ACTING)
     if options.engine is not None:
         choose("engine", options.engine, ("mujoco", "mjx"))
     methods = tuple(choose("methods", name, presets.METHODS) for name in options.methods.split(","))
@@ -178,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds": seeds,
         "data": None,
         "clip_actions": options.clip_actions,
+        "acting": options.acting,
         "budget": presets.plain(budget),
         "offline_config": presets.plain(source.config),
         "methods": {name: presets.plain(row.config) for name, row in rows.items()},
@@ -191,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
             inside(load_data(path, env)[0], source, options.clip_actions, path)
             config |= {"data": str(path.resolve()), "data_sha256": data_sum(path)}
         with Run.open(output, config) as run:
-            job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, sharding)
+            job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, options.acting, sharding)
             path = path or behavior_data(job, options.seed, options.cache / "datasets")
             digest = config.get("data_sha256") or data_sum(path)
             dataset, note = load_data(path, env)

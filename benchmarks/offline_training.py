@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import evaluation
 import jax
 import jax.numpy as jnp
 import measure
@@ -109,7 +110,7 @@ def evaluator(job: Job, learner: Learner) -> Any:
     """State of all seeds -> return, cost and length [S]: means over the episodes of one evaluation that did not
     diverge; and how many did.
     """
-    explore = job.acting == "sampled" or (job.acting == "papers" and learner.is_diffusion)
+    explore = evaluation.explores(job.acting, learner.is_diffusion)
 
     def play(state: Any, key: Array) -> dict[str, Array]:
         episodes = training.evaluate(learner.algorithm, job.env, state, key, job.episodes, explore=explore)

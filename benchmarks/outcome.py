@@ -38,6 +38,7 @@ def write(
         scratch = curves["from_scratch"]
         target = report.target_return(scratch.returns[-1], scratch.costs[-1], limit, SHARE)
 
+    drawn = evaluation.explores(job.acting, job.source.is_diffusion)
     best = best_safe_return(dataset, limit)
     rows = [
         report.Row(
@@ -47,7 +48,7 @@ def write(
             learned=False,
         ),
         report.Row(
-            method=f"offline policy ({job.offline}{', drawn' if job.source.is_diffusion else ''})",
+            method=f"offline policy ({job.offline}{', drawn' if drawn else ''})",
             episode_return=np.array(offline["return"]),
             episode_cost=np.array(offline["cost"]),
         ),
@@ -78,7 +79,7 @@ def write(
     stages = ("behavior", "offline", "extraction", *curves)
     diverged = evaluation.diverged({stage: run.metrics(stage) for stage in stages})
     table = f"{report.table(rows, limit, plain(budget), target, step_budget)}\n\n{evaluation.table(scores)}"
-    table = "\n".join([table, *evaluation.diverged_lines(diverged)])
+    table = "\n".join([table, f"actions: {evaluation.ACTING[job.acting]}.", *evaluation.diverged_lines(diverged)])
 
     results = {
         "command": " ".join(["python", "benchmarks/offline_to_online.py", *sys.argv[1:]]),
@@ -87,6 +88,7 @@ def write(
         "task": job.env.name,
         "offline": job.offline,
         "limit": limit,
+        "acting": job.acting,
         "seeds": list(job.seeds),
         "budget": plain(budget),
         "data": {

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bridges import Online, extraction_phase
+from evaluation import explores
 from job import ALIGNMENT, EVALUATION, EXTRACTION, FINETUNING, OFFLINE, Job, episode_summary
 from presets import Method
 
@@ -26,9 +27,9 @@ OFFLINE_CHUNKS, EXTRACTION_CHUNKS, ALIGNMENT_CHUNKS = 20, 5, 5
 def pretrain(job: Job, dataset: Dataset) -> Any:
     """Offline pre-training of every seed: the State restored from its Orbax checkpoint [S]."""
     source, updates = job.source, job.budget.offline_updates
-    played = "sampled" if source.is_diffusion else "deterministic"
+    explore = explores(job.acting, source.is_diffusion)
     state, initial = _train_offline(
-        job, "offline", source.algorithm, OFFLINE, dataset, updates, OFFLINE_CHUNKS, played=played
+        job, "offline", source.algorithm, OFFLINE, dataset, updates, OFFLINE_CHUNKS, explore=explore
     )
     folder = job.run.once("pretrained", lambda path: checkpoint.save(path, state, source.config))
     return checkpoint.restore(folder, jax.eval_shape(initial), config=source.config)
@@ -49,7 +50,7 @@ def extract(job: Job, pretrained: Any, dataset: Dataset) -> Any:
         dataset,
         updates,
         EXTRACTION_CHUNKS,
-        played="deterministic",
+        explore=explores(job.acting, False),
         start=lambda state: checkpoint.warm_start(state, pretrained, fields),
     )[0]
 
@@ -92,12 +93,12 @@ def _train_offline(
     updates: int,
     chunk_count: int,
     *,
-    played: str | None = None,
+    explore: bool | None = None,
     start: Any = lambda state: state,
 ) -> tuple[Any, Any]:
     """One stage of updates from the data set, the same for every seed; the last State [S] and what makes the first.
 
-    `played` is how every chunk's policy acts in its evaluation, "deterministic" or "sampled"; None: it is not played.
+    `explore` is whether every chunk's policy acts by sampling in its evaluation; None: it is not played.
     """
     keys = job.keys(tag)
     step_count = max(1, updates // chunk_count)
@@ -115,8 +116,8 @@ def _train_offline(
         state, metrics = train(state, keys, dataset)
         means = training.finite_means(metrics, first_update=index * step_count)
         record = {"updates": (index + 1) * step_count, **means}
-        if played:
-            record |= evaluation_record(job, algorithm, state, explore=played == "sampled")
+        if explore is not None:
+            record |= evaluation_record(job, algorithm, state, explore=explore)
         return state, record
 
     return job.run.stage(name, initial, advance, chunk_count, check=job.env.check), initial
@@ -133,6 +134,7 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
     warmup_chunks = max(1, min(budget.warmup_steps // chunk_steps, chunk_count - 1))
     replay = training.replay_for(algorithm.batch, chunk_count * chunk_steps, budget.env_count)
     keys = job.keys(FINETUNING)
+    explore = explores(job.acting, method.learner == "diffcps")  # which stays a diffusion policy
 
     def loop(updates: int) -> Any:
         return job.on_seeds(
@@ -168,8 +170,7 @@ def finetune(job: Job, name: str, method: Method, row: Online, start: Any, datas
             **training.finite_means(metrics, first_update=made),
             "multiplier": np.asarray(_multiplier(state.learner)),
         }
-        # DiffCPS online stays a diffusion policy
-        return state, record | evaluation_record(job, algorithm, state.learner, explore=method.learner == "diffcps")
+        return state, record | evaluation_record(job, algorithm, state.learner, explore=explore)
 
     return job.run.stage(name, initial, advance, chunk_count, check=env.check).learner
 

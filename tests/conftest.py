@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
@@ -18,11 +19,15 @@ _FLAGS = {
     # tests compile much and compute little
     "--xla_backend_optimization_level": "0",
     "--xla_llvm_disable_expensive_passes": "true",
+    "--xla_cpu_parallel_codegen_split_count": "1",  # small programs, and both cores are at work
     # the older emitters compile in half the time; written so, a name that XLA has dropped is no error
     "--xla_backend_extra_options": "xla_cpu_disable_new_fusion_emitters",
 }
 _given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([_given, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _given)]).strip()
+
+# tracing makes many small objects that live on: looking for dead ones every 700, as Python does, takes 5 % of the time
+gc.set_threshold(50_000, 20, 20)
 
 # asserts of modules that tests import; rewritten, as pytest does with test modules, they hold under python -O too
 pytest.register_assert_rewrite("one_line", "states")

@@ -32,6 +32,7 @@ refused = functools.partial(refusal, offline_to_online.main)
         (["--limit", "nan"], ("nan", ">= 0")),
         (["--limit", "abc"], ("--limit", "abc")),
         (["--seeds", "0"], ("0", "at least 1")),
+        (["--acting", "drawn"], ("--acting is 'drawn'", "sampled")),
         (["--finetune-steps", "0"], ("--finetune-steps is 0", "at least 1")),
         (["--devices", "0"], ("0", "at least 1")),
         (["--devices", "2", "--engine", "mujoco"], ("mujoco", "--engine mjx")),
