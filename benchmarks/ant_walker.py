@@ -27,7 +27,7 @@ from safejax import envs, training
 from safejax.algorithms import ppo_lag
 from safejax.envs.maze_behavior import Drive
 from safejax.envs.tasks import Start, Task, View
-from safejax.envs.tasks.ant_maze import HEIGHT, NOISE
+from safejax.envs.tasks.ant_maze import NOISE, stance
 from safejax.multipliers import MultiplierConfig
 from safejax.runs import Run
 from safejax.types import Array, Key, example_transition
@@ -102,12 +102,9 @@ def walk() -> Task:
 
     def initialize(key: Key) -> Start:
         heading_key, noise_key, velocity_key, place_key = jax.random.split(key, 4)
-        half = 0.5 * jax.random.uniform(heading_key, (), maxval=2 * jnp.pi)
-        stance = jnp.array([0.0, 0.0, HEIGHT, 0.0, 0.0, 0.0, 0.0, *[0.0] * 8])
-        stance = stance.at[3].set(jnp.cos(half)).at[6].set(jnp.sin(half))
-        stance = stance.at[2:].add(jax.random.uniform(noise_key, (13,), minval=-NOISE, maxval=NOISE))
-        stance = stance.at[3:7].divide(jnp.linalg.norm(stance[3:7]))
-        return Start(stance, NOISE * jax.random.normal(velocity_key, (14,)), place(place_key, jnp.zeros(2)))
+        heading = jax.random.uniform(heading_key, (), maxval=2 * jnp.pi)
+        qpos = jnp.concatenate([jnp.zeros(2), stance(noise_key, heading)])
+        return Start(qpos, NOISE * jax.random.normal(velocity_key, (14,)), place(place_key, jnp.zeros(2)))
 
     def rearrange(view: View, key: Key) -> Array:
         turn_key, place_key = jax.random.split(key)

@@ -43,16 +43,21 @@ MAZES = {
 """The maps by task name."""
 
 
+def stance(key: Key, heading: Array | float = 0.0) -> Array:
+    """[13] of qpos: height, orientation and joint angles of an ant that stands turned by `heading`, rad; with noise."""
+    half = 0.5 * heading
+    still = jnp.array([HEIGHT, jnp.cos(half), 0.0, 0.0, jnp.sin(half), *[0.0] * 8])
+    drawn = still + jax.random.uniform(key, (13,), minval=-NOISE, maxval=NOISE)
+    return drawn.at[1:5].divide(jnp.linalg.norm(drawn[1:5]))
+
+
 def start_in(maze: Maze, cells: Any) -> Callable[[Key], tuple[Array, Array]]:
     """A task's `initialize`: standing in one of `cells` [K, 2], see `place_in`, with noise."""
     place = place_in(maze, cells)
 
     def initialize(key: Key) -> tuple[Array, Array]:
         place_key, qpos_key, qvel_key = jax.random.split(key, 3)
-        stance = jnp.array([HEIGHT, 1.0, *[0.0] * 11])
-        stance = stance + jax.random.uniform(qpos_key, (13,), minval=-NOISE, maxval=NOISE)
-        stance = stance.at[1:5].divide(jnp.linalg.norm(stance[1:5]))
-        return jnp.concatenate([place(place_key), stance]), NOISE * jax.random.normal(qvel_key, (14,))
+        return jnp.concatenate([place(place_key), stance(qpos_key)]), NOISE * jax.random.normal(qvel_key, (14,))
 
     return initialize
 
