@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bridges import Offline
 from data_sum import recipe_digest
 from job import BEHAVIOR, Job, episode_record
 from presets import behavior_config, plain
@@ -118,14 +117,14 @@ def load_data(path: Path, env: Env) -> tuple[Dataset, str]:
     return dataset, note
 
 
-def inside(dataset: Dataset, source: Offline, bound: float, path: Path) -> Dataset:
+def inside(dataset: Dataset, fits_likelihood: bool, bound: float, path: Path) -> Dataset:
     """The rows that pre-training sees: actions clipped to `bound` where a squashed Gaussian's likelihood is fitted.
 
     Raises:
       DatasetError: actions are at -1 or 1 all the same.
       ValueError: `bound` is not in (0, 1].
     """
-    if source.fits_likelihood:
+    if fits_likelihood:
         dataset = clip_actions(dataset, bound)
         check_open_actions(dataset, str(path))
     return dataset

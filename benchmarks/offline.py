@@ -18,6 +18,7 @@ import behavior
 import jax
 from data_sum import data_sum
 from evaluation import ACTING
+from job_data import inside
 from offline_outcome import write
 from offline_presets import METHODS, setting
 from offline_to_online import OneLineParser, choose, stop
@@ -25,7 +26,7 @@ from offline_training import Job, Learner, train
 
 from safejax import algorithms, envs
 from safejax.algorithms.safety import SafetyConfig
-from safejax.data import catalog, check_open_actions, check_widths, clip_actions, locate, read_dsrl
+from safejax.data import catalog, check_widths, locate, read_dsrl
 from safejax.data.provenance import check_provenance
 from safejax.envs.pixels import renderer
 from safejax.runs import Interrupted, Run
@@ -50,7 +51,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="deterministic; sampled; or papers: diffusion policies sampled alone (default)",
     )
     add("--safe", type=float, default=None, metavar="LIMIT", help="the safe form of each method, cost units an episode")
-    add("--clip-actions", type=float, default=1.0, metavar="BOUND", help="of the data set (default: %(default)s)")
+    add(
+        "--clip-actions",
+        type=float,
+        default=0.999,
+        metavar="BOUND",
+        help="of the data of methods that fit a squashed Gaussian's likelihood, which has no maximum at 1"
+        " (default: %(default)s)",
+    )
     add("--preset", default="default", help="default (two CPU cores) or paper (a GPU) (default: %(default)s)")
     add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
@@ -76,9 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
         note = check_provenance(attributes, task=task, renderer=renderer(env), source=str(path))
         check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
         learners = {row: learner(row, name, env, options) for row in rows}
-        dataset = clip_actions(dataset, options.clip_actions)
-        if any(each.fits_likelihood for each in learners.values()):
-            check_open_actions(dataset, str(path))
+        seen = {
+            row: inside(dataset, each.fits_likelihood, options.clip_actions, path) for row, each in learners.items()
+        }
         seeds = tuple(range(options.seed, options.seed + options.seeds))
         safe = f"-limit{options.safe:g}" if options.safe is not None else ""
         output = options.output or Path("runs") / f"offline-{name}{safe}-seed{options.seed}"
@@ -94,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
             data = {"data": path.name, "data_sha256": digest}
             job = Job(run, env, seeds, options.every, options.episodes, options.acting, data)
             for row, each in learners.items():
-                train(job, row, each, dataset)
+                train(job, row, each, seen[row])
             print(write(job, name, dataset, learners))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)

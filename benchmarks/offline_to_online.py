@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.data is not None:
             # refuse it before anything is written
             path = locate(options.data, cache=options.cache / "datasets")
-            inside(load_data(path, env)[0], source, options.clip_actions, path)
+            inside(load_data(path, env)[0], source.fits_likelihood, options.clip_actions, path)
             config |= {"data": str(path.resolve()), "data_sha256": data_sum(path)}
         with Run.open(output, config) as run:
             job = Job(run, env, engine, budget, options.offline, source, options.limit, seeds, options.acting, sharding)
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
             dataset, note = load_data(path, env)
             if note:
                 print(note, file=sys.stderr)
-            pretrained = pretrain(job, inside(dataset, source, options.clip_actions, path))
+            pretrained = pretrain(job, inside(dataset, source.fits_likelihood, options.clip_actions, path))
             gaussian = extract(job, pretrained, dataset) if any(row.extracted for row in rows.values()) else None
             learners = {}
             for name, row in rows.items():

@@ -48,7 +48,10 @@ refused = functools.partial(refusal, offline.main)
         (["--data", "{file}", "--task", "ball_circle", "--seeds", "0"], ("--seeds is 0", "at least 1")),
         (["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--safe", "10"], ("bc has no safe form",)),
         (["--data", "{file}", "--task", "ball_circle", "--safe", "-1"], ("cost_limit is -1",)),
-        (["--data", "{file}", "--task", "ball_circle", "--clip-actions", "2"], ("bound is 2",)),
+        (
+            ["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--clip-actions", "2"],
+            ("bound is 2",),
+        ),
         (["--data", "{file}", "--task", "ball_circle", "--updates", "25", "--every", "10"], ("25", "multiple")),
         (["--task", "ball_circle"], ("--data",)),
     ],
@@ -62,7 +65,7 @@ def test_a_bad_option_is_one_line(capsys, tmp_path, arguments, words):
 
 
 def test_actions_at_the_bounds_are_refused_for_a_squashed_policy(capsys, tmp_path):
-    arguments = ["--data", data_file(tmp_path, 1.0), "--task", "ball_circle", "--methods", "bc"]
+    arguments = ["--data", data_file(tmp_path, 1.0), "--task", "ball_circle", "--methods", "bc", "--clip-actions", "1"]
     message = refused(capsys, *arguments, "--output", str(tmp_path / "run"), "--cache", str(tmp_path))
     assert "have an action at -1 or 1" in message
     assert not (tmp_path / "run").exists()
