@@ -188,6 +188,41 @@ def test_a_pillar_that_mjx_cannot_touch_is_refused_by_name(tmp_path):
     host_engine.make_engine(make_task(model_file(tmp_path, TWO_BODIES, pillar="", name="vase", kind="box")))
 
 
+POST = """
+<mujoco>
+  <worldbody>
+    <geom name="floor" type="plane" size="1 1 1" contype="2" conaffinity="0"/>
+    <body name="post" mocap="true"><geom name="post" type="sphere" size="0.1" {still}/></body>
+    <body name="box" pos="1 0 0.1">
+      <freejoint/>
+      <geom type="box" size="0.1 0.1 0.1" density="0.001" conaffinity="3"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize(("still", "thrown"), [('conaffinity="3"', True), ('conaffinity="0"', False)])
+def test_what_cannot_move_must_not_meet_what_cannot_move_or_mjx_throws_light_boxes_up(still, thrown):
+    """If the first fails, mjx has learned to ignore such contacts, and `mjx.check_collisions` need not refuse them."""
+    model = mujoco.MjModel.from_xml_string(POST.format(still=still))
+    mjx = mjx_engine.mjx
+    device = mjx.put_model(model, impl="jax")
+
+    def fall(data):
+        return jax.lax.fori_loop(0, 5, lambda _, data: mjx.step(device, data), data)
+
+    ours, theirs = jax.jit(fall)(mjx.make_data(model, impl="jax")), mujoco.MjData(model)
+    mujoco.mj_step(model, theirs, 5)
+    assert abs(theirs.qvel[2]) < 0.02
+    assert (abs(float(ours.qvel[2])) > 0.1) == thrown
+    if thrown:
+        with pytest.raises(NotImplementedError, match=r"^trap: plane 'floor' and sphere 'post' may touch[^\n]*$"):
+            mjx_engine.check_collisions("trap", model)
+    else:
+        mjx_engine.check_collisions("trap", model)
+
+
 LEG = """
 <mujoco>
   <worldbody>

@@ -104,19 +104,35 @@ def make_engine(task: Task) -> Engine:
 
 
 def check_collisions(name: str, model: mujoco.MjModel) -> None:
-    """Refuse geoms that may touch and whose types mjx has no collision function for.
+    """Refuse geoms that may touch and whose types mjx has no collision function for, or that neither can move.
+
+    The C library ignores contacts in which nothing can move. mjx gives them an infinite stiffness, and in float32 the
+    solver then no longer sees the other contacts: a light box is thrown up at 10 m/s.
 
     Raises:
       NotImplementedError: one line that names the first such pair of the task `name`.
     """
     driver = mjx._src.collision_driver
     for first, second, _ in driver.geom_pairs(model):
+        pair = " and ".join(_describe(model, geom) for geom in (first, second))
+        apart = "keep them apart by contype and conaffinity or an <exclude>, or take engine 'mujoco'"
         if not driver.has_collision_fn(*model.geom_type[[first, second]]):
-            pair = " and ".join(_describe(model, geom) for geom in (first, second))
             raise NotImplementedError(
-                f"{name}: mjx has no collisions between {pair}; use a capsule, sphere or mesh for one of them, keep "
-                "them apart by contype and conaffinity or an <exclude>, or take engine 'mujoco'"
+                f"{name}: mjx has no collisions between {pair}; use a capsule, sphere or mesh for one of them, {apart}"
             )
+        if not any(_can_move(model, model.geom_bodyid[geom]) for geom in (first, second)):
+            raise NotImplementedError(
+                f"{name}: {pair} may touch and neither can move, which in mjx spoils all other contacts; {apart}"
+            )
+
+
+def _can_move(model: mujoco.MjModel, body: int) -> bool:
+    """Whether a joint of the body, or of one that carries it, moves it."""
+    while body:
+        if model.body_dofnum[body]:
+            return True
+        body = model.body_parentid[body]
+    return False
 
 
 def _describe(model: mujoco.MjModel, geom: int) -> str:
