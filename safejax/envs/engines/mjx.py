@@ -107,7 +107,8 @@ def check_collisions(name: str, model: mujoco.MjModel) -> None:
     """Refuse geoms that may touch and whose types mjx has no collision function for, or that neither can move.
 
     The C library ignores contacts in which nothing can move. mjx gives them an infinite stiffness, and in float32 the
-    solver then no longer sees the other contacts: a light box is thrown up at 10 m/s.
+    solver then no longer sees the other contacts: a light box is thrown up at 10 m/s (google-deepmind/mujoco#2606 may
+    be the same).
 
     Raises:
       NotImplementedError: one line that names the first such pair of the task `name`.
