@@ -21,10 +21,11 @@ from evaluation import ACTING
 from job_data import inside
 from offline_outcome import write
 from offline_presets import METHODS, setting
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, check_bound, choose, stop
 from offline_training import Job, Learner, train
 
 from safejax import algorithms, envs
+from safejax.algorithms import cpq
 from safejax.algorithms.safety import SafetyConfig
 from safejax.data import catalog, check_widths, locate, read_dsrl
 from safejax.data.provenance import check_provenance
@@ -50,7 +51,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="papers",
         help="deterministic; sampled; or papers: diffusion policies sampled alone (default)",
     )
-    add("--safe", type=float, default=None, metavar="LIMIT", help="the safe form of each method, cost units an episode")
+    add(
+        "--safe",
+        type=float,
+        default=None,
+        metavar="LIMIT",
+        help="the safe form of each method, and CPQ's limit (20), cost units an episode",
+    )
     add(
         "--clip-actions",
         type=float,
@@ -76,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         value = getattr(options, option)
         if value is not None and value < 1:
             stop(f"--{option} is {value}, expected at least 1")
+    check_bound("clip-actions", options.clip_actions)
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
         path, name, task = find(options)
@@ -132,7 +140,10 @@ def learner(row: str, data: str, env: Env, options: argparse.Namespace) -> Learn
             found = replace(found, config=replace(found.config, actor_decay_steps=options.updates))
     if found.updates % min(options.every, found.updates):
         stop(f"{row} learns {found.updates} updates, expected a multiple of --every {options.every}")
-    if options.safe is not None:
+    if isinstance(found.config, cpq.Config):  # which has a limit in any case
+        limit = found.config.cost_limit if options.safe is None else options.safe
+        found = replace(found, config=replace(found.config, cost_limit=limit, episode_length=env.episode_length))
+    elif options.safe is not None:
         if not hasattr(found.config, "safety"):
             stop(f"--safe is {options.safe:g}, but {row} has no safe form; leave it out of --methods")
         limit = SafetyConfig(cost_limit=options.safe, episode_length=env.episode_length)

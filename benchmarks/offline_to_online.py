@@ -108,6 +108,12 @@ def at_least(option: str, value: int, least: int) -> None:
         stop(f"--{option} is {value}, expected at least {least}")
 
 
+def check_bound(option: str, value: float) -> None:
+    """One line if `value` is not in (0, 1]."""
+    if not 0.0 < value <= 1.0:
+        stop(f"--{option} is {value:g}, expected a bound of actions in (0, 1]")
+
+
 def output(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
     """One line, before any work, if no file of such a kind can be written to `path`."""
     if path.suffix.lower() not in suffixes:
@@ -121,6 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.limit < 0 or options.limit != options.limit:
         stop(f"--limit is {options.limit:g}, expected a cost per episode >= 0")
+    check_bound("clip-actions", options.clip_actions)
     if options.seeds < 1:
         stop(f"--seeds is {options.seeds}, expected at least 1")
     if options.devices < 1:
@@ -167,6 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     sharding = seed_sharding(options.devices, seed_count)
     output = options.output or Path("runs") / (
         f"{options.task}-{options.offline}-limit{options.limit:g}-seed{options.seed}"
+        + (f"-finetune{options.finetune_steps}" if options.finetune_steps else "")
+        + (f"-{options.acting}" if options.acting != "papers" else "")
         + ("-quick" if options.quick else "")
     )
     try:

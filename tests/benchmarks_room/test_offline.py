@@ -48,10 +48,7 @@ refused = functools.partial(refusal, offline.main)
         (["--data", "{file}", "--task", "ball_circle", "--seeds", "0"], ("--seeds is 0", "at least 1")),
         (["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--safe", "10"], ("bc has no safe form",)),
         (["--data", "{file}", "--task", "ball_circle", "--safe", "-1"], ("cost_limit is -1",)),
-        (
-            ["--data", "{file}", "--task", "ball_circle", "--methods", "bc", "--clip-actions", "2"],
-            ("bound is 2",),
-        ),
+        (["--data", "{file}", "--task", "ball_circle", "--clip-actions", "2"], ("--clip-actions is 2", "(0, 1]")),
         (["--data", "{file}", "--task", "ball_circle", "--updates", "25", "--every", "10"], ("25", "multiple")),
         (["--task", "ball_circle"], ("--data",)),
     ],
@@ -69,6 +66,13 @@ def test_actions_at_the_bounds_are_refused_for_a_squashed_policy(capsys, tmp_pat
     message = refused(capsys, *arguments, "--output", str(tmp_path / "run"), "--cache", str(tmp_path))
     assert "have an action at -1 or 1" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("safe", "limit"), [([], 20.0), (["--safe", "5"], 5.0)])
+def test_cpq_learns_for_the_limit_and_the_length_of_the_task(safe, limit):
+    options = offline.parse(["--data", "BallRun", *safe])
+    config = offline.learner("cpq", "BallRun", envs.make("ball_run"), options).setting.config
+    assert (config.cost_limit, config.episode_length) == (limit, 100)
 
 
 def test_data_of_another_task_are_refused(capsys, tmp_path):

@@ -54,7 +54,8 @@ def make_engine(task: Task) -> Engine:
 
     Raises:
       ValueError: MuJoCo cannot read the model, or `task.reads` names no field of mjData.
-      NotImplementedError: if the model uses a feature that mjx lacks, such as collisions of a cylinder with a box.
+      NotImplementedError: if the model uses a feature that mjx lacks, such as collisions of a cylinder with a box, or
+        lets things touch of which none can move.
     """
     check_reads(task)
     model = load_model(task.model, task.name)
@@ -116,7 +117,7 @@ def check_collisions(name: str, model: mujoco.MjModel) -> None:
     driver = mjx._src.collision_driver
     for first, second, _ in driver.geom_pairs(model):
         pair = " and ".join(_describe(model, geom) for geom in (first, second))
-        apart = "keep them apart by contype and conaffinity or an <exclude>, or take engine 'mujoco'"
+        apart = "keep them apart by contype and conaffinity, an <exclude> or no <pair>, or take engine 'mujoco'"
         if not driver.has_collision_fn(*model.geom_type[[first, second]]):
             raise NotImplementedError(
                 f"{name}: mjx has no collisions between {pair}; use a capsule, sphere or mesh for one of them, {apart}"
