@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike
 
 from safejax.scores import Reference, normalized_cost, normalized_return
 
-ACTING = {"papers": "of diffusion policies sampled, of others deterministic"} | {
-    word: word for word in ("deterministic", "sampled")
+ACTING = {
+    "papers": "of diffusion policies sampled, of others deterministic",
+    "deterministic": "deterministic",
+    "sampled": "sampled",
 }
 """How policies act when they are evaluated, as `--acting` names it -> what tables say of their actions."""
 

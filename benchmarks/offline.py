@@ -92,9 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         note = check_provenance(attributes, task=task, renderer=renderer(env), source=str(path))
         check_widths(dataset, env.observation_spec.shape[-1], env.action_size, env.name, source=str(path))
         learners = {row: learner(row, name, env, options) for row in rows}
-        seen = {
-            row: inside(dataset, each.fits_likelihood, options.clip_actions, path) for row, each in learners.items()
-        }
+        fitted = any(each.fits_likelihood for each in learners.values())
+        clipped = inside(dataset, fitted, options.clip_actions, path)
         seeds = tuple(range(options.seed, options.seed + options.seeds))
         safe = f"-limit{options.safe:g}" if options.safe is not None else ""
         output = options.output or Path("runs") / f"offline-{name}{safe}-seed{options.seed}"
@@ -110,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
             data = {"data": path.name, "data_sha256": digest}
             job = Job(run, env, seeds, options.every, options.episodes, options.acting, data)
             for row, each in learners.items():
-                train(job, row, each, seen[row])
+                train(job, row, each, clipped if each.fits_likelihood else dataset)
             print(write(job, name, dataset, learners))
     except Interrupted as interruption:
         print(f"{interruption}; the same command continues", file=sys.stderr)

@@ -115,16 +115,17 @@ def check_collisions(name: str, model: mujoco.MjModel) -> None:
       NotImplementedError: one line that names the first such pair of the task `name`.
     """
     driver = mjx._src.collision_driver
+    apart = "keep them apart by contype and conaffinity, an <exclude> or no <pair>, or take engine 'mujoco'"
     for first, second, _ in driver.geom_pairs(model):
-        pair = " and ".join(_describe(model, geom) for geom in (first, second))
-        apart = "keep them apart by contype and conaffinity, an <exclude> or no <pair>, or take engine 'mujoco'"
         if not driver.has_collision_fn(*model.geom_type[[first, second]]):
             raise NotImplementedError(
-                f"{name}: mjx has no collisions between {pair}; use a capsule, sphere or mesh for one of them, {apart}"
+                f"{name}: mjx has no collisions between {_describe(model, first)} and {_describe(model, second)}; use "
+                f"a capsule, sphere or mesh for one of them, {apart}"
             )
         if not any(_can_move(model, model.geom_bodyid[geom]) for geom in (first, second)):
             raise NotImplementedError(
-                f"{name}: {pair} may touch and neither can move, which in mjx spoils all other contacts; {apart}"
+                f"{name}: {_describe(model, first)} and {_describe(model, second)} may touch and neither can move, "
+                f"which in mjx spoils all other contacts; {apart}"
             )
 
 
