@@ -87,13 +87,12 @@ def build(
     nothing = jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), observation_spec)
 
     def reset(key: Key) -> EnvState:
-        start = Start(*task.initialize(key))
         yes = jnp.ones((), bool)
-        physics = engine.start(yes, *start)
-        observation = observe(physics, start.layout, yes, nothing)
+        physics, layout = begin_where(yes, key)
+        observation = observe(physics, layout, yes, nothing)
         zero, no = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
         steps = jnp.zeros((), jnp.int32)
-        return EnvState(physics, observation, zero, zero, no, no, observation, steps, start.layout, no)
+        return EnvState(physics, observation, zero, zero, no, no, observation, steps, layout, no)
 
     def step(state: EnvState, action: Array, key: Key) -> EnvState:
         action = check_action(task.name, action, task.action_size)
@@ -114,11 +113,9 @@ def build(
         terminated &= ~diverged
         truncated = (steps >= episode_length) & ~terminated | diverged
         done = terminated | truncated
-        start = where_needed(done, lambda key: Start(*task.initialize(key)), start_key)
-        # `engine.start` is told where it is needed: a cond around it would run it everywhere under vmap
-        fresh = engine.start(done, *start), start.layout
-        physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
-        observation = observe(*fresh, done, final_observation)
+        begin = functools.partial(begin_where, done)
+        physics, layout = where_needed(done, begin, start_key, (physics, layout))
+        observation = observe(physics, layout, done, final_observation)
         final_observation = jax.tree.map(lambda new, old: jnp.where(diverged, new, old), observation, final_observation)
         return EnvState(
             physics=physics,
@@ -132,6 +129,11 @@ def build(
             layout=layout,
             diverged=diverged,
         )
+
+    def begin_where(needed: Array, key: Key) -> tuple[ArrayTree, ArrayTree]:
+        """Physics and layout of a new episode; the host engine does nothing for rows where it is not `needed`."""
+        start = Start(*task.initialize(key))
+        return engine.start(needed, *start), start.layout
 
     def control_step(course: _Course, action: Array, key: Key) -> _Course:
         """One control step on, unless the episode is over."""
@@ -212,16 +214,15 @@ def is_finite(tree: ArrayTree) -> Array:
     return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.bool_(True))
 
 
-def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key) -> ArrayTree:
-    """`draw(key)` where `needed` [] is true, else zeros; under `vmap`, nothing at all while no row needs it.
+def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key, otherwise: ArrayTree) -> ArrayTree:
+    """`draw(key)` where `needed` [] is true, else `otherwise`; under `vmap`, no work while no row needs it.
 
     A loop of at most one round: unlike a `cond`, it keeps its condition under `vmap`.
     """
-    zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(draw, key))
 
     def once(carry: tuple[Array, Key, ArrayTree]) -> tuple[Array, Key, ArrayTree]:
         _, key, _ = carry
         # another key, else the compiler takes what does not change in the loop out of it and always does it
         return jnp.bool_(False), jax.random.fold_in(key, 0), draw(key)
 
-    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, key, zeros))[2]
+    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, key, otherwise))[2]

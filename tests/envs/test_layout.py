@@ -118,7 +118,7 @@ def test_nothing_is_drawn_while_no_row_needs_it():
         return {"place": jax.random.uniform(key, (2,)) + 1.0}
 
     keys = jax.random.split(jax.random.key(0), 3)
-    run = jax.jit(jax.vmap(lambda needed, key: where_needed(needed, draw, key)))
+    run = jax.jit(jax.vmap(lambda needed, key: where_needed(needed, draw, key, {"place": jnp.zeros(2)})))
     none = run(jnp.zeros(3, bool), keys)
     jax.effects_barrier()
     assert not drawn
