@@ -4,11 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from safejax import envs
 from safejax.envs.engines.mujoco import make_engine
+from safejax.envs.tasks._objects import TOUCHES
 from safejax.envs.tasks.button import PAUSE
 
 SIZES = {
@@ -88,6 +90,18 @@ def test_worlds_run_and_nothing_costs_at_first(name):
     assert np.isfinite(rewards).all()
     assert set(np.unique(costs)) <= {0.0, 1.0}
     assert (np.abs(observations[..., -16:]) <= 1.0).all()
+
+
+@pytest.mark.parametrize(("name", "standing"), [("point_goal2", 40), ("car_push1", 22), ("point_button2", 0)])
+def test_mjx_computes_with_all_contacts_of_what_stands_and_more(name, standing):
+    """Four corners of ten vases; those of a box and of its four columns, the Car's ball and wheels; gremlins float."""
+    model = engine(name).model
+    data = mujoco.MjData(model)
+    data.qpos, data.qvel = start(name)[:2]
+    mujoco.mj_forward(model, data)
+    on_floor = int((data.contact.geom == model.geom("floor").id).any(axis=-1).sum())
+    assert on_floor >= standing
+    assert float(model.numeric("max_contact_points").data[0]) >= on_floor + TOUCHES
 
 
 def test_goal_pays_the_way_and_one_at_the_goal_which_then_is_elsewhere():

@@ -87,6 +87,29 @@ def test_tasks_see_the_action_as_given_and_engines_a_fresh_state_only_where_need
     assert float(states[1].observation[0]) > 0  # not the -1 of an unneeded start
 
 
+def test_engines_start_nothing_while_no_episode_ends_and_all_else_stays():
+    started = []
+
+    def start(needed, qpos, qvel, layout):
+        jax.debug.callback(lambda: started.append(1))
+        return qpos[0]
+
+    env = build(TASK, ENGINE._replace(start=start))
+    step = jax.jit(jax.vmap(env.step, in_axes=(0, None, None)))
+    states = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 3))
+    jax.effects_barrier()
+    started.clear()
+    states = step(states._replace(steps=jnp.array([0, LENGTH - 2, 1])), jnp.array([1.0]), jax.random.key(1))
+    jax.effects_barrier()
+    assert not started
+    after = step(states, jnp.array([1.0]), jax.random.key(2))
+    jax.effects_barrier()
+    assert started
+    np.testing.assert_array_equal(after.steps, [2, 0, 3])
+    np.testing.assert_allclose((after.observation - states.observation)[::2], 1.0, rtol=1e-6)
+    assert float(after.observation[1, 0]) < 0.5
+
+
 def test_tasks_start_from_keys_of_either_kind():
     """Others' code, such as brax's, still passes keys as uint32[2]."""
     for name in ("ball_circle", "hopper_velocity", "point_maze_umaze", "ant_maze_umaze", "point_goal1"):

@@ -39,6 +39,11 @@ def import_mjx() -> ModuleType:
 mjx: Any = import_mjx()
 
 
+LINE_SEARCH_ROUNDS = 10
+"""At most, in each iteration of the solver. Where float32 cannot tell a better point, mjx goes on to the model's 50
+rounds, and of a batch all do: the result is the same to the bit, in three times the time."""
+
+
 class Physics(NamedTuple):
     """State of one simulation."""
 
@@ -60,6 +65,7 @@ def make_engine(task: Task) -> Engine:
     check_reads(task)
     model = load_model(task.model, task.name)
     check_collisions(task.name, model)
+    model.opt.ls_iterations = min(model.opt.ls_iterations, LINE_SEARCH_ROUNDS)
     with jax.ensure_compile_time_eval():
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 

@@ -74,7 +74,11 @@ def make(
     return Task(
         name=name,
         model=mjcf(
-            robot, _objects.bodies(groups), _objects.touch_sensors(groups, robot), equalities=_objects.welds(groups)
+            robot,
+            objects=_objects.bodies(groups),
+            sensors=_objects.touch_sensors(groups, robot),
+            equalities=_objects.welds(groups),
+            contact_points=_objects.contact_points(groups, robot),
         ),
         substeps=robot.substeps,
         episode_length=episode_length,

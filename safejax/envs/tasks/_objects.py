@@ -21,6 +21,7 @@ from safejax.types import Array, ArrayTree
 
 TRAVEL = 0.35  # m, radius of the circles that gremlins go round at 1 rad/s
 FLOAT = 0.1  # m, by which the weld lifts them
+TOUCHES = 20  # contacts at once, besides those with the floor, that mjx computes with
 
 
 class Group(NamedTuple):
@@ -33,6 +34,7 @@ class Group(NamedTuple):
     geoms: str  # MJCF of one object's
     motion: str  # "drawn", "still", "loose" or "round"
     shape: Shape | None = None  # of one that is drawn only
+    floor_points: int = 0  # in how many one of them stands on the floor
 
 
 def drawn(name: str, count: int, keepout: float, height: float, shape: Shape) -> Group:
@@ -53,7 +55,7 @@ def hazards(count: int, keepout: float = 0.18, radius: float = 0.2) -> Group:
 def vases(count: int) -> Group:
     """Light boxes that must not be touched or moved."""
     geom = '<geom name="{name}" type="box" size=".1 .1 .1" density=".001" rgba="0 1 1 1"/>'
-    return Group("vases", count, 0.15, 0.1 - 4e-5, geom, "loose")
+    return Group("vases", count, 0.15, 0.1 - 4e-5, geom, "loose", floor_points=4)
 
 
 # Nothing meets what stands but what moves: mjx computes contacts of the unmovable too, and loses the others to them.
@@ -86,7 +88,7 @@ def push_box(half: float, keepout: float, density: float) -> Group:
         f'<geom type="box" size="{half / 2} {half / 2} {half}" pos="{{x}} {{y}} 0" density="{density}" rgba="1 1 0 1"/>'
     )
     columns = "".join(column.format(x=x, y=y) for x in (half, -half) for y in (half, -half))
-    return Group("push_box", 1, keepout, half, box + columns, "loose")
+    return Group("push_box", 1, keepout, half, box + columns, "loose", floor_points=20)
 
 
 def bodies(groups: Sequence[Group]) -> str:
@@ -107,6 +109,14 @@ def welds(groups: Sequence[Group]) -> str:
     """MJCF of what drags the objects that go round."""
     names = [f"{group.name}{index}" for group in groups if group.motion == "round" for index in range(group.count)]
     return "".join(f'<weld body1="{name}_place" body2="{name}" solref=".02 1.5"/>' for name in names)
+
+
+def contact_points(groups: Sequence[Group], robot: Robot) -> int:
+    """How many contacts mjx is to compute with, the deepest of the up to 457 that could be.
+
+    Where all stand on the floor, and TOUCHES; of those, 12 were the most in 12,800 states of a random Car in Button 2.
+    """
+    return robot.floor_points + sum(group.count * group.floor_points for group in groups) + TOUCHES
 
 
 def touch_sensors(groups: Sequence[Group], robot: Robot) -> str:

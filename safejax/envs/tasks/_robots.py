@@ -63,15 +63,25 @@ class Robot(NamedTuple):
     place: Callable[[Array, Array], tuple[Array, Array]]  # (xy [..., 2], yaw [...]) -> (qpos [..., nq], qvel [..., nv])
     observe: Callable[[View], Array]  # view -> [..., observation_size]
     control: Callable[[Any], Any]  # action [..., 2] in [-1, 1] -> ctrl [..., 2]; array API
+    floor_points: int = 0  # in how many it stands on the floor at most
     substeps: int = 10
     action_size: int = 2
 
 
-def mjcf(robot: Robot, objects: str = "", sensors: str = "", equalities: str = "") -> str:
-    """MJCF of the robot among `objects`, children of worldbody; the others are children of sensor and equality."""
+def mjcf(robot: Robot, objects: str = "", sensors: str = "", equalities: str = "", contact_points: int = -1) -> str:
+    """MJCF of the robot among objects.
+
+    Args:
+      robot: the robot.
+      objects: children of worldbody.
+      sensors: children of sensor.
+      equalities: children of equality.
+      contact_points: how many contacts mjx computes with; all by default. The C library does not read it.
+    """
     text = (resources.files("safejax.envs") / "assets" / robot.model).read_text()
     text = text.replace("</worldbody>", f"{objects}</worldbody>").replace("</sensor>", f"{sensors}</sensor>")
-    return text.replace("</mujoco>", f"<equality>{equalities}</equality></mujoco>")
+    custom = f'<custom><numeric name="max_contact_points" data="{contact_points}"/></custom>'
+    return text.replace("</mujoco>", f"<equality>{equalities}</equality>{custom}</mujoco>")
 
 
 def position(view: View) -> Array:
@@ -147,6 +157,7 @@ CAR = Robot(
     place=functools.partial(_place_free, height=0.1, joints=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0), nv=11),
     observe=_observe_car,
     control=lambda action: action,
+    floor_points=7,
 )
 
 RACECAR = Robot(
@@ -164,6 +175,7 @@ RACECAR = Robot(
     place=functools.partial(_place_free, height=0.05, joints=(0.0, 0.0, 0.0, 0.0, 0.0), nv=11),
     observe=lambda view: view.sensordata[..., :12],
     control=_control_racecar,
+    floor_points=12,
 )
 
 ROBOTS = (POINT, CAR, RACECAR)
