@@ -113,8 +113,8 @@ def build(
         terminated &= ~diverged
         truncated = (steps >= episode_length) & ~terminated | diverged
         done = terminated | truncated
-        begin = functools.partial(begin_where, done)
-        physics, layout = where_needed(done, begin, start_key, (physics, layout))
+        fresh = where_needed(done, begin_where, start_key)
+        physics, layout = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (physics, layout))
         observation = observe(physics, layout, done, final_observation)
         final_observation = jax.tree.map(lambda new, old: jnp.where(diverged, new, old), observation, final_observation)
         return EnvState(
@@ -132,7 +132,8 @@ def build(
 
     def begin_where(needed: Array, key: Key) -> tuple[ArrayTree, ArrayTree]:
         """Physics and layout of a new episode; the host engine does nothing for rows where it is not `needed`."""
-        start = Start(*task.initialize(key))
+        # bound to `needed`, else the compiler takes a start that is always the same out of the loop around this
+        needed, start = jax.lax.optimization_barrier((needed, Start(*task.initialize(key))))
         return engine.start(needed, *start), start.layout
 
     def control_step(course: _Course, action: Array, key: Key) -> _Course:
@@ -214,15 +215,16 @@ def is_finite(tree: ArrayTree) -> Array:
     return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.bool_(True))
 
 
-def where_needed(needed: Array, draw: Callable[[Key], ArrayTree], key: Key, otherwise: ArrayTree) -> ArrayTree:
-    """`draw(key)` where `needed` [] is true, else `otherwise`; under `vmap`, no work while no row needs it.
+def where_needed(needed: Array, draw: Callable[[Array, Key], ArrayTree], key: Key) -> ArrayTree:
+    """`draw(needed, key)` where `needed` [] is true, else zeros; under `vmap`, no work while no row needs it.
 
     A loop of at most one round: unlike a `cond`, it keeps its condition under `vmap`.
     """
+    zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(draw, needed, key))
 
     def once(carry: tuple[Array, Key, ArrayTree]) -> tuple[Array, Key, ArrayTree]:
-        _, key, _ = carry
+        needed, key, _ = carry
         # another key, else the compiler takes what does not change in the loop out of it and always does it
-        return jnp.bool_(False), jax.random.fold_in(key, 0), draw(key)
+        return jnp.bool_(False), jax.random.fold_in(key, 0), draw(needed, key)
 
-    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, key, otherwise))[2]
+    return jax.lax.while_loop(lambda carry: carry[0], once, (needed, key, zeros))[2]

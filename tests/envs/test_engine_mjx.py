@@ -64,6 +64,15 @@ def observations(env, steps, env_count):
     return jax.jit(lambda keys: jax.lax.scan(step, jax.vmap(env.reset)(keys), actions)[1])(keys)
 
 
+@pytest.mark.parametrize(
+    ("option", "rounds"),
+    [("", mjx_engine.LINE_SEARCH_ROUNDS), ('ls_iterations="70"', 70), ('solver="CG"', mujoco.MjOption().ls_iterations)],
+)
+def test_the_line_search_is_short_where_the_model_says_nothing(slider, option, rounds):
+    model = SLIDER.replace("<option ", f"<option {option} ")
+    assert mjx_engine.make_engine(slider._replace(model=model)).model.opt.ls_iterations == rounds
+
+
 def test_engines_agree_on_ball_circle():
     """To rounding while the ball rolls; a wall amplifies the rounding, so agreement ends there."""
     mjx, host = (observations(envs.make("ball_circle", engine), 50, 8) for engine in ("mjx", "mujoco"))

@@ -92,9 +92,9 @@ def test_worlds_run_and_nothing_costs_at_first(name):
     assert (np.abs(observations[..., -16:]) <= 1.0).all()
 
 
-@pytest.mark.parametrize(("name", "standing"), [("point_goal2", 40), ("car_push1", 22), ("point_button2", 0)])
+@pytest.mark.parametrize(("name", "standing"), [("point_goal2", 40), ("car_push1", 21), ("racecar_goal2", 48)])
 def test_mjx_computes_with_all_contacts_of_what_stands_and_more(name, standing):
-    """Four corners of ten vases; those of a box and of its four columns, the Car's ball and wheels; gremlins float."""
+    """Four corners of ten vases; those of a box and of its four columns, and the Car's ball; the Racecar's wheels."""
     model = engine(name).model
     data = mujoco.MjData(model)
     data.qpos, data.qvel = start(name)[:2]

@@ -116,13 +116,14 @@ def test_cylinders_meet_the_floor_alone(robot):
     assert with_cylinders == [[plane, cylinder]] * {"point": 0, "car": 2, "racecar": 4}[robot.name]
 
 
-def test_corners_of_the_racecar_meet_its_wheels_as_if_they_were_cylinders():
-    """Steered beyond the stop: the contact is that with the wheel's own side, on which it lies."""
+@pytest.mark.parametrize("angle", [50.0, 64.0])
+def test_corners_of_the_racecar_meet_its_wheels_as_if_they_were_cylinders(angle):
+    """Steered beyond the stop, at most as far as free driving gets: the contact lies on the wheel's own side."""
     model = mujoco.MjModel.from_xml_string(mjcf(RACECAR))
     data = mujoco.MjData(model)
     data.qpos[:] = model.qpos0
     data.qpos[2] = 1.0
-    data.qpos[9] = np.deg2rad(50.0)
+    data.qpos[9] = np.deg2rad(angle)
     mujoco.mj_forward(model, data)
     (contact,) = data.contact
     corner, tread, wheel = (model.geom(f"right_{part}").id for part in ("corner", "tread", "wheel"))

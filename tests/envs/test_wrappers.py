@@ -87,14 +87,15 @@ def test_tasks_see_the_action_as_given_and_engines_a_fresh_state_only_where_need
     assert float(states[1].observation[0]) > 0  # not the -1 of an unneeded start
 
 
-def test_engines_start_nothing_while_no_episode_ends_and_all_else_stays():
+@pytest.mark.parametrize("initialize", [TASK.initialize, lambda key: (jnp.full(1, 0.25), jnp.zeros(1))])
+def test_engines_start_nothing_while_no_episode_ends_and_all_else_stays(initialize):
     started = []
 
     def start(needed, qpos, qvel, layout):
         jax.debug.callback(lambda: started.append(1))
         return qpos[0]
 
-    env = build(TASK, ENGINE._replace(start=start))
+    env = build(TASK._replace(initialize=initialize), ENGINE._replace(start=start))
     step = jax.jit(jax.vmap(env.step, in_axes=(0, None, None)))
     states = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 3))
     jax.effects_barrier()
@@ -108,6 +109,19 @@ def test_engines_start_nothing_while_no_episode_ends_and_all_else_stays():
     np.testing.assert_array_equal(after.steps, [2, 0, 3])
     np.testing.assert_allclose((after.observation - states.observation)[::2], 1.0, rtol=1e-6)
     assert float(after.observation[1, 0]) < 0.5
+
+
+def test_rewards_have_gradients_through_steps_and_the_end_of_an_episode():
+    """Of the action, which moves by itself and is paid tenfold."""
+
+    def earned(actions):
+        def step(state, action):
+            state = ENV.step(state, action[None], jax.random.key(1))
+            return state, state.reward
+
+        return jax.lax.scan(step, ENV.reset(jax.random.key(0)), actions)[1].sum()
+
+    np.testing.assert_allclose(jax.grad(earned)(jnp.full(LENGTH + 2, 0.5)), 11.0, rtol=1e-6)
 
 
 def test_tasks_start_from_keys_of_either_kind():

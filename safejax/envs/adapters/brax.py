@@ -49,7 +49,7 @@ def from_brax(
         ant = brax.envs.get_environment("ant", backend="spring")
         env = from_brax(ant, lambda state: jnp.abs(state.metrics["x_velocity"]) > 1.0)
 
-    Actions are clipped to [-1, 1]. Every step computes a fresh state, as nothing can be skipped under `vmap`. A step
+    Actions are clipped to [-1, 1]. Every step computes a fresh state, needed or not. A step
     whose observation, reward or cost is not finite is `diverged`, as in `safejax.envs.wrappers.build`. Where the system
     was made from MJCF, as brax's own are, its cameras may be drawn: `safejax.envs.pixels`.
 

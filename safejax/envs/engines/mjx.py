@@ -40,8 +40,8 @@ mjx: Any = import_mjx()
 
 
 LINE_SEARCH_ROUNDS = 10
-"""At most, in each iteration of the solver. Where float32 cannot tell a better point, mjx goes on to the model's 50
-rounds, and of a batch all do: the result is the same to the bit, in three times the time."""
+"""Of Newton's solver, where the model says nothing: in a batch mjx makes them all, converged or not, and MuJoCo's 50
+take three times as long. From states of 11 tasks the steps of both are the same to the bit."""
 
 
 class Physics(NamedTuple):
@@ -55,7 +55,7 @@ class Physics(NamedTuple):
 
 
 def make_engine(task: Task) -> Engine:
-    """The mjx engine of `task`.
+    """The mjx engine of `task`. Its solver makes LINE_SEARCH_ROUNDS, unless the model sets `ls_iterations` itself.
 
     Raises:
       ValueError: MuJoCo cannot read the model, or `task.reads` names no field of mjData.
@@ -65,7 +65,9 @@ def make_engine(task: Task) -> Engine:
     check_reads(task)
     model = load_model(task.model, task.name)
     check_collisions(task.name, model)
-    model.opt.ls_iterations = min(model.opt.ls_iterations, LINE_SEARCH_ROUNDS)
+    newton = model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON
+    if newton and model.opt.ls_iterations == mujoco.MjOption().ls_iterations:
+        model.opt.ls_iterations = LINE_SEARCH_ROUNDS
     with jax.ensure_compile_time_eval():
         mjx_model, empty = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
@@ -78,7 +80,7 @@ def make_engine(task: Task) -> Engine:
         return mocap if task.mocap is None else task.mocap(layout, time)
 
     def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
-        del needed  # computed everywhere: a GPU has nothing to gain
+        del needed  # for all rows, in steps where one needs it: a GPU has nothing to gain
         mocap = mocap_at(layout, empty.time, jnp.concatenate([empty.mocap_pos, empty.mocap_quat], axis=-1))
         data = empty.replace(qpos=qpos, qvel=qvel, mocap_pos=mocap[:, :3], mocap_quat=mocap[:, 3:])
         return Physics(look(data), empty.act, jnp.zeros_like(qvel), empty.time, mocap)
