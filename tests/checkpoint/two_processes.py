@@ -45,17 +45,17 @@ def main(directory: Path, address: str, index: int) -> None:
     for name, leaf in again.items():
         for found, expected in zip(shards(leaf), shards(state[name]), strict=True):
             np.testing.assert_array_equal(found, expected)
-    print("restored what was saved")
+    print("said: restored what was saved")
     if index == 0:
         (directory / "file").touch()
     try:
         checkpoint.save(directory / "file" / "run", state)
     except checkpoint.CheckpointError as error:
-        print(error)
+        print("said:", error)
     steps = checkpoint.Checkpoints(directory / "steps")
     for step in (1, 2, 3):
         steps.save(step, {"x": spread(np.arange(8.0, dtype=np.float32) + step, ("x", "y"))})
-    print("steps", steps.steps())
+    print("said: steps", steps.steps())
 
 
 def shards(leaf):
