@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from data_sum import recipe_digest
-from offline_to_online import OneLineParser, at_least
+from offline_to_online import OneLineParser, at_least, choose_engine
 
 import safejax
 from safejax import envs, training
@@ -201,11 +201,12 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--steps", type=int, default=Recipe.steps, help="of the environments (default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--engine", default=None, help="mujoco, mjx or warp (default: mujoco on CPU, mjx elsewhere)")
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
     options = parser.parse_args(arguments)
     recipe = Recipe(steps=options.steps, seed=options.seed)
     at_least("steps", recipe.steps, recipe.chunk_steps)
+    choose_engine(options.engine)
     walker(options.cache / "datasets", recipe, options.engine)
 
 

@@ -21,7 +21,7 @@ from evaluation import ACTING
 from job_data import inside
 from offline_outcome import write
 from offline_presets import METHODS, setting
-from offline_to_online import OneLineParser, check_bound, choose, stop
+from offline_to_online import OneLineParser, check_bound, choose, choose_engine, stop
 from offline_training import Job, Learner, train
 
 from safejax import algorithms, envs
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         " (default: %(default)s)",
     )
     add("--preset", default="default", help="default (two CPU cores) or paper (a GPU) (default: %(default)s)")
-    add("--engine", default=None, help="mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--engine", default=None, help="mujoco, mjx or warp (default: mujoco on CPU, mjx elsewhere)")
     add("--cache", type=Path, default=Path(os.environ.get("SAFEJAX_CACHE", "~/.cache/safejax")).expanduser())
     add("--output", type=Path, default=None, help="run directory (default: runs/offline-<data>-...)")
     return parser.parse_args(arguments)
@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         if value is not None and value < 1:
             stop(f"--{option} is {value}, expected at least 1")
     check_bound("clip-actions", options.clip_actions)
+    choose_engine(options.engine)
     jax.config.update("jax_compilation_cache_dir", str(options.cache / "compiled"))
     try:
         path, name, task = find(options)

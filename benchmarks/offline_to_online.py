@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=float, default=20.0, help="cost limit, cost units per episode (default: %(default)s)")
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
     add("--seeds", type=int, default=5, help="number of seeds, trained under one vmap (default: %(default)s)")
-    add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--engine", default=None, help="physics: mujoco, mjx or warp (default: mujoco on CPU, mjx elsewhere)")
     add("--devices", type=int, default=1, help="devices the seeds are spread over (default: %(default)s)")
     add("--preset", default="default", help="budgets: default (two CPU cores) or paper (a GPU)")
     add(
@@ -102,6 +103,16 @@ def choose(option: str, value: str, choices: Any) -> str:
     stop(f"--{option} is {value!r}, expected one of {', '.join(choices)}; nearest: {', '.join(near)}")
 
 
+def choose_engine(name: str | None, option: str = "engine") -> str:
+    """`name`, by default the engine of choice here, or one line where it is none or not installed."""
+    from safejax import envs
+
+    name = name or envs.default_engine()
+    if choose(option, name, envs.ENGINES) == "warp" and importlib.util.find_spec("warp") is None:
+        stop(f"--{option} is 'warp', which is not installed: pip install 'safejax[warp]'")
+    return name
+
+
 def at_least(option: str, value: int, least: int) -> None:
     """One line if `value` is less than `least`."""
     if value < least:
@@ -155,8 +166,6 @@ def main(arguments: list[str] | None = None) -> None:
     choose("offline", options.offline, bridges.names())
     choose("preset", options.preset, presets.BUDGETS)
     choose("acting", options.acting, ACTING)
-    if options.engine is not None:
-        choose("engine", options.engine, ("mujoco", "mjx"))
     methods = tuple(choose("methods", name, presets.METHODS) for name in options.methods.split(","))
     task = envs.task(options.task)
     budget = presets.for_task(presets.BUDGETS[options.preset], task)
@@ -167,9 +176,9 @@ def main(arguments: list[str] | None = None) -> None:
         at_least("finetune-steps", options.finetune_steps, 1)
         budget = dataclasses.replace(budget, finetune_steps=options.finetune_steps)
     seeds = tuple(range(options.seed, options.seed + seed_count))
-    engine = options.engine or envs.default_engine()
+    engine = choose_engine(options.engine)
     if options.devices > 1 and engine != "mjx":
-        stop(f"--devices is {options.devices} with the {engine} engine, whose host runs on one; use --engine mjx")
+        stop(f"--devices is {options.devices} with the {engine} engine, which runs on one; use --engine mjx")
     env = envs.make(options.task, engine)
     sharding = seed_sharding(options.devices, seed_count)
     output = options.output or Path("runs") / (

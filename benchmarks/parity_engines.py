@@ -1,6 +1,7 @@
 """Do both engines play the same game? python benchmarks/parity_engines.py ball_run hopper_velocity
 
-Plays every task on the C library and on mjx from the same starts and prints one JSON object a task and policy:
+Plays every task on two engines, the C library and mjx unless told otherwise, from the same starts and prints one JSON
+object a task and policy:
 
 - `start`: largest difference of observations at the reset; `first_steps`: over `--exact` steps of the same actions, the
   largest difference in the median episode and in the `worst`, for contacts amplify rounding and some episodes begin in
@@ -14,7 +15,7 @@ Policies: `random`, uniform in [-1, 1] at every step; `held`, drawn once and hel
 
 `broken` names what fails: a component's median above its bound, the larger of `--tolerance` and `nudged`; or a p-value
 below `--level` divided by the number of tests made, so that two equal engines fail with at most that probability. Then
-the exit code is 1. Compiling a task for mjx takes a minute and more on a CPU.
+the exit code is 1. Compiling a task for mjx or warp takes a minute and more on a CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, choose, choose_engine, stop
 from scipy import stats
 
 from safejax import envs
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Check the options, play, compare, print; exit with 1 where something is broken."""
     options = parse(arguments)
     tasks = [choose("tasks", name, envs.names()) for name in options.tasks]
-    engines = [choose("engines", name, envs.ENGINES) for name in options.engines.split(",")]
+    engines = [choose_engine(name, "engines") for name in options.engines.split(",")]
     if len(engines) != 2:
         stop(f"--engines is {options.engines}, expected two of {', '.join(envs.ENGINES)}")
     for option in ("envs", "steps", "exact"):

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from offline_to_online import OneLineParser, at_least, choose, output, stop
+from offline_to_online import OneLineParser, at_least, choose, choose_engine, output, stop
 from recordings import task_name
 
 from safejax import envs
@@ -32,20 +32,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("tasks", nargs="*", help="task names (default: all)")
     parser.add_argument("--episodes", type=int, default=64, help="of each task (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    parser.add_argument(
+        "--engine", default=None, help="physics: mujoco, mjx or warp (default: mujoco on CPU, mjx elsewhere)"
+    )
     parser.add_argument("--recorded", type=Path, default=None, help="JSON: suite -> environment -> statistics")
     parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
     options = parser.parse_args(arguments)
     at_least("episodes", options.episodes, 2)
-    if options.engine is not None:
-        choose("engine", options.engine, envs.ENGINES)
+    engine = choose_engine(options.engine)
     if options.table:
         output("--table", options.table, (".md",))
     names = [choose("tasks", name, envs.names()) for name in options.tasks] or list(envs.names())
     recorded = read_recorded(options.recorded) if options.recorded else {}
     results = []
     for name in names:
-        result = measure(name, options.episodes, options.seed, options.engine)
+        result = measure(name, options.episodes, options.seed, engine)
         results.append(compare(result, recorded.get(name)))
         print(json.dumps(results[-1]), flush=True)
     if options.table:
@@ -60,7 +61,7 @@ def read_recorded(path: Path) -> dict[str, dict[str, Any]]:
     return {name: about for suite in suites.values() for key, about in suite.items() if (name := task_name(key))}
 
 
-def measure(name: str, episodes: int, seed: int, engine: str | None) -> dict[str, Any]:
+def measure(name: str, episodes: int, seed: int, engine: str) -> dict[str, Any]:
     """Sizes, limits and what `episodes` random episodes came to."""
     task, env = envs.task(name), envs.make(name, engine)
     played = [np.asarray(part, np.float64) for part in play(env, jax.random.key(seed), episodes)]

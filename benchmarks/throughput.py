@@ -30,7 +30,7 @@ import flops
 import jax
 import jax.numpy as jnp
 import measure
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, choose, choose_engine, stop
 
 from safejax import envs
 from safejax.algorithms import MODULES
@@ -41,7 +41,7 @@ WORLD_MODELS = ("safe_dreamer", "fosp")  # see vision_costs.py
 METHODS = (*(name for name in MODULES if name not in WORLD_MODELS), *measure.VARIANTS)
 USUAL = ("bc", "iql", "cpq", "sac_lag", "marvel", "ppo_lag")
 WHAT = ("updates", "environments", "gemm")
-ENGINES = ("mujoco", "mjx", "raw")
+ENGINES = (*envs.ENGINES, "raw")
 OFF_POLICY = {"hidden": (256, 256), "batch": 256, "observation": 17, "action": 6}  # D4RL-like
 PPO_LAG = {"hidden": (64, 64), "batch": 64, "observation": 60, "action": 2}  # OmniSafe on SafetyPointGoal1
 DIFFUSION = OFF_POLICY | {"hidden": (256, 256, 256)}  # the authors'
@@ -93,7 +93,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--what", ",".join(WHAT), "kinds of measurement")
     add("--methods", ",".join(USUAL), "whose updates")
     add("--tasks", ",".join(envs.names()), "environments")
-    add("--engines", ",".join(ENGINES), "physics")
+    add("--engines", "mujoco,mjx,raw", "physics, of " + ", ".join(ENGINES))
     add("--seeds", "1,8,32", "learners under one vmap", positive_integers)
     add("--environments", "1,16,64,256,1024", "side by side", positive_integers)
     add("--pictures", None, "draw every step through one camera, so many pixels a side", count, "none")
@@ -127,6 +127,8 @@ def plan(options: argparse.Namespace) -> list[Spec]:
     for name in names("tasks", envs.names()):
         spec = {"what": "environments", "name": name, "unit": "steps/s"}
         for engine in names("engines", ENGINES):
+            if engine != "raw":
+                choose_engine(engine, "engines")
             drawn = None if engine == "raw" else options.pictures
             spec |= {"engine": engine, "pictures": drawn}
             text = f"{name} {engine} " + (f"{drawn} pixels x" if drawn else "x")

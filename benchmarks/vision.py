@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_to_online import OneLineParser, choose, stop
+from offline_to_online import OneLineParser, choose, choose_engine, stop
 
 
 def start_and_rate(text: str) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=0, help="first seed, an integer (default: %(default)s)")
     add("--seeds", type=int, default=1, help="one after the other (default: %(default)s)")
-    add("--engine", default=None, help="physics: mujoco or mjx (default: mujoco on CPU, mjx elsewhere)")
+    add("--engine", default=None, help="physics: mujoco, mjx or warp (default: mujoco on CPU, mjx elsewhere)")
     add("--quick", action="store_true", help="the same path in a minute; learns nothing")
     add("--data", type=Path, default=None, help="a file that this benchmark recorded, to use instead of recording")
     add(
@@ -81,8 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     choose("task", options.task, envs.names())
     methods = tuple(choose("methods", name, METHODS) for name in options.methods.split(","))
-    engine = options.engine or envs.default_engine()
-    choose("engine", engine, envs.ENGINES)
+    engine = choose_engine(options.engine)
     scene = envs.make(options.task, engine).scene
     seen = look(tuple(scene.model.camera(index).name for index in range(scene.model.ncam)))
     preset = options.preset or seen.preset

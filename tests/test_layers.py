@@ -42,6 +42,7 @@ THIRD_PARTIES = {
     "mujoco": {"envs"},
     "mujoco_playground": {"envs"},
     "gymnasium": {"envs"},
+    "warp": {"envs"},
     "flax": {"networks"},
     "orbax": {"checkpoint"},
     "optax": {"gradients", "algorithms"},

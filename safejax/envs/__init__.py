@@ -1,4 +1,4 @@
-'''Worlds: `make` a task by name on one of two engines.
+'''Worlds: `make` a task by name on one of three engines.
 
     env = safejax.envs.make("ball_circle")
     states = jax.vmap(env.reset)(jax.random.split(key, 64))
@@ -79,6 +79,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 
 import jax
 
@@ -100,24 +101,25 @@ __all__ = [
     "task",
 ]
 
-ENGINES = ("mujoco", "mjx")
+ENGINES = ("mujoco", "mjx", "warp")
 
 
 def make(name: str | Task, engine: str | None = None, *, action_repeat: int = 1) -> Env:
     """The environment `name`. The same arguments give the same functions, so compiled loops are reused.
 
     An action that is not finite makes its step `diverged`, and a new episode begins. On mujoco `check` then raises a
-    line that shows the action; mjx, whose programs hold no callback, keeps nothing back: there count `diverged`.
+    line that shows the action; the other engines, which stay on the device, keep nothing back: there count `diverged`.
 
     Args:
       name: one of `names()`; or a task, such as a variant `task(name)._replace(initialize=...)`.
-      engine: "mujoco" (C library, host threads) or "mjx" (JAX operations); by default mujoco where JAX runs
-        on CPU, else mjx.
+      engine: "mujoco" (C library, host threads), "mjx" (JAX operations) or "warp" (MuJoCo Warp's kernels, for NVIDIA
+        GPUs; extra `warp`); by default mujoco where JAX runs on CPU, else mjx.
       action_repeat: control steps that each action is held for; rewards and costs are summed, episodes are shorter.
 
     Raises:
       ValueError: an unknown name, with the nearest known one, an unknown engine, an `action_repeat` that does not
         divide the task's episode, or a model that MuJoCo cannot read.
+      ModuleNotFoundError: warp is not installed.
     """
     if not isinstance(name, str | Task):
         raise ValueError(f"name is {name!r}, expected one of safejax.envs.names(), or a Task")
@@ -147,8 +149,5 @@ def task(name: str) -> Task:
 def _make(task: Task, engine: str, action_repeat: int) -> Env:
     from safejax.envs.wrappers import build
 
-    if engine == "mujoco":
-        from safejax.envs.engines.mujoco import make_engine
-    else:
-        from safejax.envs.engines.mjx import make_engine
-    return build(task, make_engine(task), action_repeat=action_repeat)
+    module = importlib.import_module(f"safejax.envs.engines.{engine}")
+    return build(task, module.make_engine(task), action_repeat=action_repeat)

@@ -21,7 +21,7 @@ from one_line import refusal
         ("frames", ["--rounds", "many"], "--rounds: invalid int value: 'many'"),
         ("pixels", ["--frames", "0"], "--frames is 0, expected at least 1"),
         ("pixels", ["--seeds", "0"], "--seeds is 0, expected at least 1"),
-        ("random_policy", ["--engine", "warp"], "--engine is 'warp', expected one of mujoco, mjx"),
+        ("random_policy", ["--engine", "wrap"], "--engine is 'wrap', expected one of mujoco, mjx, warp; nearest: warp"),
         ("random_policy", ["--table", "nope/x.md"], "--table is 'nope/x.md', but there is no directory 'nope'"),
     ],
 )

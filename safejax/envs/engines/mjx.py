@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -73,19 +75,33 @@ def make_engine(task: Task) -> Engine:
 
     def look(data: Any) -> View:
         data = forward(mjx_model, data) if model.nsensor or task.reads else mjx.kinematics(mjx_model, data)
-        fields = {name: _field(data, name).astype(jnp.float32) for name in (*VIEW_FIELDS, *task.reads)}
-        return View(*(fields.pop(name) for name in VIEW_FIELDS), extras=fields)
+        return view_of(data, task.reads)
+
+    start, step = simulation(task, partial(mjx.step, mjx_model), look)
+    return Engine(partial(start, empty), partial(step, empty), lambda physics: physics.view, model=model)
+
+
+def simulation(
+    task: Task, move: Callable[[Any], Any], look: Callable[[Any], View]
+) -> tuple[Callable[..., Physics], Callable[..., Physics]]:
+    """`Engine.start` and `Engine.step` of one simulation, both with an empty `mjx.Data` as an argument before theirs.
+
+    Args:
+      task: the task.
+      move: one step of physics, `mjx.Data` to `mjx.Data`.
+      look: a forward pass and what `view_of` makes of it.
+    """
 
     def mocap_at(layout: ArrayTree, time: Array, mocap: Array) -> Array:
         return mocap if task.mocap is None else task.mocap(layout, time)
 
-    def start(needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
+    def start(empty: Any, needed: Array, qpos: Array, qvel: Array, layout: ArrayTree = ()) -> Physics:
         del needed  # for all rows, in steps where one needs it: a GPU has nothing to gain
         mocap = mocap_at(layout, empty.time, jnp.concatenate([empty.mocap_pos, empty.mocap_quat], axis=-1))
         data = empty.replace(qpos=qpos, qvel=qvel, mocap_pos=mocap[:, :3], mocap_quat=mocap[:, 3:])
         return Physics(look(data), empty.act, jnp.zeros_like(qvel), empty.time, mocap)
 
-    def step(physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
+    def step(empty: Any, physics: Physics, action: Array, layout: ArrayTree = ()) -> Physics:
         action = jnp.clip(action, -1.0, 1.0)
         ctrl = empty.ctrl if task.control is None else task.control(action)
         held = action if task.hold is None else task.hold(physics.view.qpos, physics.view.qvel, action)
@@ -101,7 +117,7 @@ def make_engine(task: Task) -> Engine:
         def substep(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
             if task.mocap_moves:
                 carry = (*carry[:-1], mocap_at(layout, *carry[-2:]))
-            data = mjx.step(mjx_model, data_of(*carry))
+            data = move(data_of(*carry))
             return (data.qpos, data.qvel, data.act, data.qacc_warmstart, data.time, carry[-1]), None
 
         view, act, warmstart, time, mocap = physics
@@ -109,7 +125,13 @@ def make_engine(task: Task) -> Engine:
         carry, _ = jax.lax.scan(substep, carry, length=task.substeps)
         return Physics(look(data_of(*carry)), *carry[2:])
 
-    return Engine(start, step, lambda physics: physics.view, model=model)
+    return start, step
+
+
+def view_of(data: Any, reads: tuple[str, ...]) -> View:
+    """The view of an `mjx.Data` after a forward pass, with the fields `reads` of it."""
+    fields = {name: _field(data, name).astype(jnp.float32) for name in (*VIEW_FIELDS, *reads)}
+    return View(*(fields.pop(name) for name in VIEW_FIELDS), extras=fields)
 
 
 def check_collisions(name: str, model: mujoco.MjModel) -> None:
