@@ -150,27 +150,31 @@ def world(name: str, engine: str, side: int | None = None) -> Env:
     return pixels(env, (camera,), height=side, width=side, state=False)
 
 
-def environment(env: Env, env_count: int, *, windows: int, seconds: float) -> dict[str, Any]:
-    """Steps per second of `env_count` environments under random actions, resets included, in one loop."""
-    key, states = (
-        jax.random.key(0),
-        jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), env_count)),
-    )
+def environment(env: Env, env_count: int, *, windows: int, seconds: float, devices: int = 1) -> dict[str, Any]:
+    """Steps per second of `env_count` environments under random actions, resets included, in one loop.
+
+    That many `devices` share the environments, each with a loop of its own.
+    """
+    mesh, rows = jax.make_mesh((devices,), ("device",), devices=jax.devices()[:devices]), jax.P("device")
+    key, count = jax.random.key(0), env_count // devices
+    states = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), env_count))
+    states = jax.device_put(states, jax.NamedSharding(mesh, rows))
 
     def step(index: Array, states: EnvState, key: Array) -> EnvState:
         act_key, step_key = jax.random.split(jax.random.fold_in(key, index))
         if env.discrete:
-            action = jax.random.randint(act_key, (env_count,), 0, env.action_size)
+            action = jax.random.randint(act_key, (count,), 0, env.action_size)
         else:
-            action = jax.random.uniform(act_key, (env_count, env.action_size), minval=-1.0)
-        return jax.vmap(env.step)(states, action, jax.random.split(step_key, env_count))
+            action = jax.random.uniform(act_key, (count, env.action_size), minval=-1.0)
+        return jax.vmap(env.step)(states, action, jax.random.split(step_key, count))
 
     # the length is an argument, so that it can be fitted to `seconds` without compiling again
-    @functools.partial(jax.jit, donate_argnums=0)
     def loop(states: EnvState, key: Array, length: int) -> EnvState:
+        key = jax.random.fold_in(key, jax.lax.axis_index("device"))
         return jax.lax.fori_loop(0, length, lambda index, states: step(index, states, key), states)
 
-    compiled, times = compile_timed(loop, states, key, 1)
+    spread = jax.shard_map(loop, mesh=mesh, in_specs=(rows, jax.P(), jax.P()), out_specs=rows, check_vma=False)
+    compiled, times = compile_timed(jax.jit(spread, donate_argnums=0), states, key, 1)
 
     def play(length: int) -> EnvState:
         nonlocal states

@@ -96,6 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--engines", "mujoco,mjx,raw", "physics, of " + ", ".join(ENGINES))
     add("--seeds", "1,8,32", "learners under one vmap", positive_integers)
     add("--environments", "1,16,64,256,1024", "side by side", positive_integers)
+    add("--devices", 1, "that the CPU is split into, which share the environments", count)
     add("--pictures", None, "draw every step through one camera, so many pixels a side", count, "none")
     for name, size in OFF_POLICY.items():
         others = "".join(f"; {method} {sizes[name]}" for method, sizes in SIZES.items() if sizes[name] != size)
@@ -131,8 +132,10 @@ def plan(options: argparse.Namespace) -> list[Spec]:
                 choose_engine(engine, "engines")
             drawn = None if engine == "raw" else options.pictures
             spec |= {"engine": engine, "pictures": drawn}
-            text = f"{name} {engine} " + (f"{drawn} pixels x" if drawn else "x")
-            specs += [spec | {"environments": n, "label": f"{text} {n}"} for n in options.environments]
+            devices = 1 if engine == "raw" else options.devices
+            text = f"{name} {engine} " + (f"{drawn} pixels " if drawn else "") + (f"{devices} devices " * (devices > 1))
+            spec["devices"] = devices
+            specs += [spec | {"environments": n, "label": f"{text}x {n}"} for n in options.environments]
     for rows, width in measure.GEMM_SHAPES:
         name = f"{rows}x{width}x{width}"
         spec = {"what": "gemm", "name": name, "unit": "GFLOP/s", "label": f"gemm {name}"}
@@ -151,6 +154,8 @@ def check_batch(spec: Spec) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure the plan, one process after another, or (in such a process) one line of it."""
     options = parse(arguments)
+    if any(count % options.devices for count in options.environments):
+        stop(f"--environments is {options.environments}, expected multiples of the {options.devices} devices")
     if options.one is not None:
         print(json.dumps(measure_one(json.loads(options.one)), allow_nan=False))
         return
@@ -233,6 +238,8 @@ def table(specs: list[Spec], records: list[list[Record]]) -> str:
 def measure_one(spec: Spec) -> Record:
     """Measure in this process."""
     jax.config.update("jax_enable_compilation_cache", False)
+    if spec.get("devices", 1) > 1:
+        jax.config.update("jax_num_cpu_devices", spec["devices"])
     load, pace = os.getloadavg()[0], spec["pace"]
     if spec["what"] == "updates":
         measured = measure_updates(spec, pace)
@@ -242,7 +249,7 @@ def measure_one(spec: Spec) -> Record:
         measured = measure.raw(spec["name"], spec["environments"], **pace)
     else:
         env = measure.world(spec["name"], spec["engine"], spec["pictures"])
-        measured = measure.environment(env, spec["environments"], **pace)
+        measured = measure.environment(env, spec["environments"], devices=spec["devices"], **pace)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     interval = {"interval_95": measure.interval_95(measured["windows"])}
     return spec | measured | interval | {"load": load, "date": date} | measure.machine()

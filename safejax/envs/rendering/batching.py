@@ -1,7 +1,9 @@
-"""How a batch of pictures is drawn: one after another on a CPU, which keeps one in its cache; elsewhere all at once."""
+"""How a batch of pictures is drawn: strip by strip on a CPU, which skips what a strip shows none of; elsewhere all at
+once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,14 +13,17 @@ import jax.numpy as jnp
 from safejax.types import Array
 
 Draw = Callable[..., Any]
+STRIP = 4096
+"""About how many pixels a CPU draws together: few enough for its cache and to leave out much, enough for its loops."""
 
 
 class Way(NamedTuple):
-    """What is done differently on a CPU, which draws one picture at a time."""
+    """What is done differently on a CPU, which draws one strip at a time."""
 
     apart: Draw  # values -> values; what makes and what reads them is not compiled into one loop
     unless_idle: Draw  # (needed [] bool, function, idle) -> function()'s result, which is idle()'s where not needed
     each: Draw  # (function, arguments with a leading axis) -> its results, stacked
+    strips: Callable[[int, int], int]  # height, width -> into how many strips of rows a picture is cut
 
 
 def way_on_cpu(alive: Array) -> Way:
@@ -28,7 +33,7 @@ def way_on_cpu(alive: Array) -> Way:
         # XLA's fusion for CPUs looks through barriers, but not into a condition
         return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
 
-    return Way(apart, jax.lax.cond, lambda function, rows: jax.lax.map(lambda row: function(*row), rows))
+    return Way(apart, jax.lax.cond, lambda function, rows: jax.lax.map(lambda row: function(*row), rows), strips)
 
 
 def way_elsewhere(alive: Array) -> Way:
@@ -38,7 +43,14 @@ def way_elsewhere(alive: Array) -> Way:
         jax.lax.optimization_barrier,
         lambda needed, function, idle: function(),
         lambda function, rows: jax.vmap(function)(*rows),
+        lambda height, width: 1,
     )
+
+
+def strips(height: int, width: int) -> int:
+    """The number of strips of equal height that comes nearest to STRIP pixels in each."""
+    divisors = [count for count in range(1, height + 1) if height % count == 0]
+    return min(divisors, key=lambda count: abs(math.log(height * width / (count * STRIP))))
 
 
 def by_platform(on_cpu: Draw, elsewhere: Draw) -> Draw:

@@ -1,9 +1,9 @@
 """`make_caster`: pictures of a MuJoCo model's primitives and of shapes beside them, from the poses of its bodies.
 
-Every ray meets every solid; nothing is culled. Only a translucent layer that is nowhere in a picture costs a CPU
-nothing.
+On a GPU every ray meets every solid. A CPU draws large pictures in strips of rows, and in each leaves out the kinds of
+solids of which none is there, and layers that are nowhere.
 
-On a CPU one program shares each picture between the cores, which pays for large pictures; a device for each core
+On a CPU one program shares each strip between the cores, which pays little; a device for each core
 (`jax.config.update("jax_num_cpu_devices", cores)`) and a batch under `jax.shard_map` draws small ones faster.
 """
 
@@ -28,7 +28,7 @@ from safejax.envs.rendering.cameras import Bodies
 from safejax.envs.rendering.geometry import Rays
 from safejax.envs.rendering.painting import Stage, paint
 from safejax.envs.rendering.shading import Light, Shining
-from safejax.envs.rendering.tracing import meet
+from safejax.envs.rendering.tracing import groups_within, meet, normals
 from safejax.envs.tasks.base import Shape
 from safejax.types import Array, check_count
 
@@ -108,24 +108,24 @@ def make_caster(
     near, far = model.vis.map.znear * extent, model.vis.map.zfar * extent
     labels = np.append(scene.label[scene.pieces], np.int32(-1))
 
-    def view(stage: Stage, kinds: tuple[str, ...], x: Array, y: Array) -> tuple[Array, ...]:
+    def strip(stage: Stage, kinds: tuple[str, ...], x: Array, y: Array, within: Array) -> tuple[Array, ...]:
         rays = Rays(x, y, np.float32(-1.0), near, far)
-        met = meet(scene, stage.rotation, stage.center, rays, layers, stage.way)
+        met = meet(scene, stage.rotation, stage.center, rays, layers, tuple(within), stage.way)
         picture = {}
         if "rgb" in kinds:
             red, green, blue = ((255.0 * color + 0.5).astype(jnp.int32) for color in paint(stage, rays, met))
             # one number a pixel, for one loop: a loop over colours would paint each pixel three times
             packed = stage.way.apart(red | green << 8 | blue << 16)
-            picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(height, width, 3)
+            picture["rgb"] = jax.lax.bitcast_convert_type(packed, jnp.uint8)[:, :3].reshape(-1, width, 3)
         distance, piece = met.opaque
         for layer in met.translucent[:1]:
             before = layer.distance < distance
             distance, piece = jnp.where(before, layer.distance, distance), jnp.where(before, layer.piece, piece)
         if "depth" in kinds:
-            picture["depth"] = jnp.minimum(distance, far).reshape(height, width)
+            picture["depth"] = jnp.minimum(distance, far).reshape(-1, width)
         if "segmentation" in kinds:
             piece = jnp.where(distance < jnp.inf, piece, len(labels) - 1)
-            picture["segmentation"] = shading.take(jnp.asarray(labels), piece).reshape(height, width)
+            picture["segmentation"] = shading.take(jnp.asarray(labels), piece).reshape(-1, width)
         return tuple(picture[kind] for kind in kinds)
 
     def draw(
@@ -137,10 +137,12 @@ def make_caster(
         shining = [_place(model, light, bodies) for light in lights]
 
         def one(eye: Array, turn: Array, x: Any, y: Any, pitch: Any) -> tuple[Array, ...]:
+            turned, center = optics.compose(turn.T, rotation), optics.rotate(turn.T, position - eye)
             stage = Stage(
                 scene,
-                optics.compose(turn.T, rotation),
-                optics.rotate(turn.T, position - eye),
+                turned,
+                center,
+                normals(scene, turned, center),
                 [light.seen(eye, turn) for light in shining],
                 turn[2],
                 sky,
@@ -149,7 +151,9 @@ def make_caster(
                 extent,
                 way,
             )
-            return view(stage, kinds, x, y)
+            x, y = (jnp.reshape(part, (way.strips(height, width), -1)) for part in (x, y))
+            drawn = way.each(functools.partial(strip, stage, kinds), (x, y, groups_within(scene, center, x, y)))
+            return tuple(part.reshape(height, *part.shape[2:]) for part in drawn)
 
         eyes = [optics.camera_pose(model, camera, bodies) for camera in ids]
         if len(ids) == 1:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from safejax.types import Array
 
@@ -43,6 +44,17 @@ class Normals(NamedTuple):
 
 Hits = tuple[tuple[Array, ...], tuple[Normals, ...]]  # distances [n, P] and normals, one for each piece
 PIECES = {"plane": 1, "ellipsoid": 1, "cylinder": 2, "capsule": 3, "box": 3}
+
+
+def radius(kind: str, size: np.ndarray) -> np.ndarray:
+    """Radii [n] of the balls around solids of one kind, `size` [n, 3]; inf of planes."""
+    if kind == "plane":
+        return np.full(len(size), np.inf, np.float32)
+    if kind == "ellipsoid":
+        return size.max(axis=1)
+    if kind == "capsule":
+        return size[:, 0] + size[:, 1]
+    return np.linalg.norm(size[:, : 2 if kind == "cylinder" else 3], axis=1)
 
 
 def along(vectors: Array, rays: Rays) -> Array:

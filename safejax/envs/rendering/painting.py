@@ -27,6 +27,7 @@ class Stage(NamedTuple):
     scene: Solids
     rotation: Array  # [N, 3, 3]
     center: Array  # [N, 3]
+    normals: Array  # [9, pieces] see geometry.Normals.table
     lights: Sequence[Shining]
     up: Array  # [3] the world's z axis
     sky: np.ndarray | None  # see shading.read_sky
@@ -42,28 +43,29 @@ def paint(stage: Stage, rays: Rays, met: Met) -> Vector:
     view = (-rays.x * away, -rays.y * away, away)  # to the camera
     below = dot(tuple(stage.up), view)  # pyright: ignore[reportArgumentType]
     color = shading.sky_color(stage.sky, -below)
-    shaded, _ = _color(stage, rays, met, met.opaque, view, translucent=False)
-    hit = met.opaque.distance < jnp.inf
-    color = _mix(color, shaded, hit.astype(jnp.float32))
-    for layer in reversed(met.translucent):
-        before = layer.distance < met.opaque.distance
-        over = functools.partial(_over, stage, rays, met, layer, view, before, color)
-        color = stage.way.unless_idle(jnp.any(before), over, lambda color=color: color)
+    for hit, seen, translucent in (
+        (met.opaque, met.opaque.distance < jnp.inf, False),
+        *((layer, layer.distance < met.opaque.distance, True) for layer in reversed(met.translucent)),
+    ):
+        over = functools.partial(_over, stage, rays, hit, view, seen, color, translucent)
+        color = stage.way.unless_idle(jnp.any(seen), over, lambda color=color: color)
     return color
 
 
-def _over(stage: Stage, rays: Rays, met: Met, layer: Hit, view: Vector, seen: Array, color: Vector) -> Vector:
-    """`color` behind a translucent layer, where the layer is seen."""
-    shaded, alpha = _color(stage, rays, met, layer, view, translucent=True)
+def _over(stage: Stage, rays: Rays, hit: Hit, view: Vector, seen: Array, color: Vector, translucent: bool) -> Vector:
+    """`color` behind the surfaces that are hit, where these are seen."""
+    shaded, alpha = _color(stage, rays, hit, view, translucent=translucent)
+    if not translucent:
+        return _mix(color, shaded, seen.astype(jnp.float32))
     # MuJoCo draws what is translucent twice, front to back and back to front
     return _mix(color, shaded, jnp.where(seen, 1.0 - jnp.square(1.0 - alpha), 0.0))
 
 
-def _color(stage: Stage, rays: Rays, met: Met, hit: Hit, view: Vector, *, translucent: bool) -> tuple[Vector, Any]:
+def _color(stage: Stage, rays: Rays, hit: Hit, view: Vector, *, translucent: bool) -> tuple[Vector, Any]:
     """The lit colour of surfaces and their alpha; `translucent` ones, or opaque ones."""
     distance = jnp.where(hit.distance < jnp.inf, hit.distance, 1.0)
     point = (distance * rays.x, distance * rays.y, -distance)
-    xx, xy, xz, yy, yz, zz, *offset = (take(row, hit.piece) for row in met.normals)
+    xx, xy, xz, yy, yz, zz, *offset = (take(row, hit.piece) for row in stage.normals)
     rows = [
         dot(row, point) + shift for row, shift in zip(((xx, xy, xz), (xy, yy, yz), (xz, yz, zz)), offset, strict=True)
     ]

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from safejax.envs.rendering.cameras import Bodies, compose, rotate
-from safejax.envs.rendering.geometry import KINDS, PIECES
+from safejax.envs.rendering.geometry import KINDS, PIECES, radius
 from safejax.envs.tasks.base import Shape
 from safejax.types import Array
 
@@ -56,6 +56,12 @@ class Solids(NamedTuple):
     material: np.ndarray  # [N, 3] emission, specular, exponent of the highlight
     label: np.ndarray  # [N] geom id; number of geoms + index of a shape; -2 - site id
     checkers: tuple[Checker, ...]
+
+    @property
+    def radius(self) -> np.ndarray:
+        """[N] of the balls around the solids, inf of planes."""
+        parts = [radius(group.kind, self.size[group.first : group.last]) for group in self.groups]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
 
     @property
     def pieces(self) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safejax.envs.rendering.batching import Way
-from safejax.envs.rendering.geometry import KINDS, Normals, Rays
+from safejax.envs.rendering.geometry import KINDS, PIECES, Hits, Rays
 from safejax.envs.rendering.solids import Group, Solids
 from safejax.types import Array
 
@@ -38,10 +38,11 @@ class Met(NamedTuple):
 
     opaque: Hit
     translucent: tuple[Hit, ...]  # nearest first; whether or not behind what is opaque
-    normals: Array  # [9, pieces] see geometry.Normals.table
 
 
-def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, way: Way) -> Met:
+def meet(
+    scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int, within: Sequence[Array], way: Way
+) -> Met:
     """The nearest opaque surface and the `layers` nearest translucent ones.
 
     Args:
@@ -50,19 +51,19 @@ def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int,
       center: [N, 3].
       rays: from the eye.
       layers: at most this many translucent surfaces in a pixel.
+      within: for each group whether any ray may meet it, [] bool, see `groups_within`.
       way: what the platform wants done differently.
     """
     pieces = len(scene.pieces)
     mask = np.int32((1 << max(pieces - 1, 0).bit_length()) - 1)
-    opaque, translucent, tables, index = [], [], [], 0
-    for group in scene.groups:
-        blocks, normals, behind = _group(scene, group, rotation, center, rays)
-        tables += [each.table() for each in normals]
-        keys = NOTHING
-        for block in blocks:  # a ray enters by one of them
-            indices = mask - index - np.arange(len(block), dtype=np.int32)[:, None]  # in a tie the last wins
-            keys = jnp.minimum(keys, jax.lax.bitcast_convert_type(block, jnp.int32) & ~mask | indices)
-            index += len(block)
+    opaque, translucent, index = [], [], 0
+    for group, some in zip(scene.groups, within, strict=True):
+        count = group.last - group.first
+        hits = functools.partial(_keys, scene, group, rotation, center, rays, mask, index)
+        none = functools.partial(jnp.full, (count, *jnp.shape(rays.x)), NOTHING)
+        keys = hits() if group.kind == "plane" else way.unless_idle(some, hits, none)
+        index += count * PIECES[group.kind]
+        behind = _behind(group, rotation, center)
         if group.look != "translucent":
             opaque.append(keys if behind is None else jnp.where(behind, NOTHING, keys))
         if group.look != "opaque":
@@ -72,8 +73,37 @@ def meet(scene: Solids, rotation: Array, center: Array, rays: Rays, layers: int,
     found = [_nearest(opaque, rays)]
     for _ in range(layers):
         found.append(_next(found[1:], translucent, rays, way))
-    first, *others, normals = way.apart([*found, jnp.concatenate([jnp.zeros((0, 9)), *tables]).T])
-    return Met(_hit(first, mask, pieces), tuple(_hit(key, mask, pieces) for key in others), normals)
+    first, *others = way.apart(found)
+    return Met(_hit(first, mask, pieces), tuple(_hit(key, mask, pieces) for key in others))
+
+
+def normals(scene: Solids, rotation: Array, center: Array) -> Array:
+    """[9, pieces] see geometry.Normals.table."""
+    none = Rays(np.float32(0.0), np.float32(0.0), np.float32(-1.0))
+    tables = [each.table() for group in scene.groups for each in _group(scene, group, rotation, center, none)[1]]
+    return jnp.concatenate([jnp.zeros((0, 9)), *tables]).T
+
+
+def groups_within(scene: Solids, center: Array, x: Array, y: Array) -> Array:
+    """Whether rays may meet a group: whether the ball around any of its solids reaches into their pyramid.
+
+    Args:
+      scene: the solids.
+      center: [N, 3] in the eye's frame.
+      x, y: [..., P] directions of rays, whose z is -1.
+
+    Returns:
+      [..., groups] bool; planes are everywhere.
+    """
+    radius = scene.radius
+    right, up, ahead = (center[:, axis] for axis in range(3))
+    inside = ahead <= radius
+    for least, most, across in ((x.min(-1), x.max(-1), right), (y.min(-1), y.max(-1), up)):
+        for edge, sign in ((most, 1.0), (least, -1.0)):
+            edge = edge[..., None]
+            inside &= sign * (across + edge * ahead) <= radius * jnp.sqrt(1.0 + edge * edge)
+    found = [inside[..., group.first : group.last].any(-1, keepdims=True) for group in scene.groups]
+    return jnp.concatenate([jnp.zeros((*inside.shape[:-1], 0), bool), *found], axis=-1)
 
 
 def shadowed(
@@ -85,22 +115,34 @@ def shadowed(
     hidden = jnp.zeros(x.shape, bool)
     for group in scene.groups:
         if group.look == "opaque" and group.kind != "plane":
-            blocks, *_ = _group(scene, group, rotation, center - light, rays)
+            blocks, _ = _group(scene, group, rotation, center - light, rays)
             met = functools.reduce(jnp.logical_or, (block < jnp.inf for block in blocks))
             hidden |= jnp.any(way.apart(met), axis=0)
     return hidden
 
 
-def _group(
-    scene: Solids, group: Group, rotation: Array, center: Array, rays: Rays
-) -> tuple[tuple[Array, ...], tuple[Normals, ...], Array | None]:
-    """Distances and normals of a group, and which of its planes [n, 1] are seen from behind, if it is two-sided."""
+def _group(scene: Solids, group: Group, rotation: Array, center: Array, rays: Rays) -> Hits:
     part = slice(group.first, group.last)
-    distances, normals = KINDS[group.kind](rotation[part], center[part], scene.size[part], rays)
-    behind = None
-    if group.look == "two_sided":
-        behind = jnp.sum(rotation[part, :, 2] * center[part], axis=-1, keepdims=True) > 0.0
-    return distances, normals, behind
+    return KINDS[group.kind](rotation[part], center[part], scene.size[part], rays)
+
+
+def _keys(scene: Solids, group: Group, rotation: Array, center: Array, rays: Rays, mask: np.int32, index: int) -> Array:
+    """The hits [n, P] of a group's solids, whose first piece is number `index`."""
+    blocks, _ = _group(scene, group, rotation, center, rays)
+    keys = jnp.full(blocks[0].shape, NOTHING)
+    for block in blocks:  # a ray enters by one of them
+        indices = mask - index - np.arange(len(block), dtype=np.int32)[:, None]  # in a tie the last wins
+        keys = jnp.minimum(keys, jax.lax.bitcast_convert_type(block, jnp.int32) & ~mask | indices)
+        index += len(block)
+    return keys
+
+
+def _behind(group: Group, rotation: Array, center: Array) -> Array | None:
+    """Which planes [n, 1] of a group are seen from behind, if it is two-sided."""
+    if group.look != "two_sided":
+        return None
+    part = slice(group.first, group.last)
+    return jnp.sum(rotation[part, :, 2] * center[part], axis=-1, keepdims=True) > 0.0
 
 
 def _nearest(blocks: list[Array], rays: Rays) -> Array:
