@@ -288,6 +288,9 @@ def test_batches_loops_and_devices_draw_what_single_pictures_are(small):
     for found in (
         looped(xpos, xquat),
         jax.jit(jax.vmap(caster.render))(*jax.device_put((xpos, xquat), devices)),
+        jax.jit(jax.shard_map(jax.vmap(caster.render), mesh=mesh, in_specs=devices.spec, out_specs=devices.spec))(
+            xpos, xquat
+        ),
         jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), twice(xpos, xquat)),
     ):
         np.testing.assert_array_equal(found.segmentation, single.segmentation)

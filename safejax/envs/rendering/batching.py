@@ -33,7 +33,13 @@ def way_on_cpu(alive: Array) -> Way:
         # XLA's fusion for CPUs looks through barriers, but not into a condition
         return jax.lax.cond(alive > 1e30, lambda same: jax.tree.map(jnp.zeros_like, same), lambda same: same, values)
 
-    return Way(apart, jax.lax.cond, lambda function, rows: jax.lax.map(lambda row: function(*row), rows), strips)
+    def unless_idle(needed: Array, function: Draw, idle: Draw) -> Any:
+        # under shard_map both results must be known to differ between devices, as `alive` does
+        return jax.lax.cond(
+            needed, function, lambda: jax.tree.map(lambda leaf: jnp.where(alive > 1e30, 0, leaf), idle())
+        )
+
+    return Way(apart, unless_idle, lambda function, rows: jax.lax.map(lambda row: function(*row), rows), strips)
 
 
 def way_elsewhere(alive: Array) -> Way:
