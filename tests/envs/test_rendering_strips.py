@@ -85,12 +85,12 @@ def test_strips_without_a_kind_are_drawn_without_it():
     """A scene in which a ball is in the lower half alone: what the program computes for the upper."""
     counted = []
 
-    def unless_idle(needed, function, idle):
+    def unless_absent(needed, function, idle):
         counted.append(bool(needed))
         return function() if needed else idle()
 
     scene = solids.read(mujoco.MjModel.from_xml_string(BALL), (), (0,))
-    way = batching.Way(lambda values: values, unless_idle, lambda *_: None, batching.strips)
+    way = batching.Way(lambda values: values, batching.always, unless_absent, lambda *_: None, strips=2)
     rotation, center = jnp.eye(3)[None], jnp.array([[0.0, -2.0, -4.0]])
     for least, most in ((0.0, 1.0), (-1.0, 0.0)):
         x, y = (part.ravel() for part in np.meshgrid(np.linspace(-1, 1, 9), np.linspace(least, most, 9)))

@@ -22,12 +22,14 @@ class Way(NamedTuple):
 
     apart: Draw  # values -> values; what makes and what reads them is not compiled into one loop
     unless_idle: Draw  # (needed [] bool, function, idle) -> function()'s result, which is idle()'s where not needed
+    unless_absent: Draw  # as unless_idle, for what is somewhere in most pictures, but not in all strips of them
     each: Draw  # (function, arguments with a leading axis) -> its results, stacked
-    strips: Callable[[int, int], int]  # height, width -> into how many strips of rows a picture is cut
+    strips: int  # of rows, into which a picture is cut
 
 
-def way_on_cpu(alive: Array) -> Way:
+def way_on_cpu(alive: Array, height: int, width: int) -> Way:
     """The way of a CPU; `alive` is a finite number that the compiler does not know."""
+    count = strips(height, width)
 
     def apart(values: Any) -> Any:
         # XLA's fusion for CPUs looks through barriers, but not into a condition
@@ -39,18 +41,22 @@ def way_on_cpu(alive: Array) -> Way:
             needed, function, lambda: jax.tree.map(lambda leaf: jnp.where(alive > 1e30, 0, leaf), idle())
         )
 
-    return Way(apart, unless_idle, lambda function, rows: jax.lax.map(lambda row: function(*row), rows), strips)
+    def each(function: Draw, rows: Any) -> Any:
+        return jax.lax.map(lambda row: function(*row), rows)
+
+    return Way(apart, unless_idle, unless_idle if count > 1 else always, each, count)
 
 
-def way_elsewhere(alive: Array) -> Way:
+def way_elsewhere(alive: Array, height: int, width: int) -> Way:
     """The way of an accelerator, where whole batches are drawn at once."""
-    del alive
-    return Way(
-        jax.lax.optimization_barrier,
-        lambda needed, function, idle: function(),
-        lambda function, rows: jax.vmap(function)(*rows),
-        lambda height, width: 1,
-    )
+    del alive, height, width
+    return Way(jax.lax.optimization_barrier, always, always, lambda function, rows: jax.vmap(function)(*rows), strips=1)
+
+
+def always(needed: Array, function: Draw, idle: Draw) -> Any:
+    """`function()`, needed or not."""
+    del needed, idle
+    return function()
 
 
 def strips(height: int, width: int) -> int:

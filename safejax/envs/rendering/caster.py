@@ -129,9 +129,14 @@ def make_caster(
         return tuple(picture[kind] for kind in kinds)
 
     def draw(
-        xpos: Array, xquat: Array, positions: Array, *, kinds: tuple[str, ...], platform: Callable[[Array], Way]
+        xpos: Array,
+        xquat: Array,
+        positions: Array,
+        *,
+        kinds: tuple[str, ...],
+        platform: Callable[[Array, int, int], Way],
     ) -> tuple[Array, ...]:
-        way = platform(xpos[0, 0])
+        way = platform(xpos[0, 0], height, width)
         bodies = Bodies(xpos, optics.rotation_matrix(xquat))
         position, rotation = scene.poses(bodies, positions)
         shining = [_place(model, light, bodies) for light in lights]
@@ -151,7 +156,7 @@ def make_caster(
                 extent,
                 way,
             )
-            x, y = (jnp.reshape(part, (way.strips(height, width), -1)) for part in (x, y))
+            x, y = (jnp.reshape(part, (way.strips, -1)) for part in (x, y))
             drawn = way.each(functools.partial(strip, stage, kinds), (x, y, groups_within(scene, center, x, y)))
             return tuple(part.reshape(height, *part.shape[2:]) for part in drawn)
 

@@ -48,7 +48,8 @@ def paint(stage: Stage, rays: Rays, met: Met) -> Vector:
         *((layer, layer.distance < met.opaque.distance, True) for layer in reversed(met.translucent)),
     ):
         over = functools.partial(_over, stage, rays, hit, view, seen, color, translucent)
-        color = stage.way.unless_idle(jnp.any(seen), over, lambda color=color: color)
+        unless = stage.way.unless_idle if translucent else stage.way.unless_absent
+        color = unless(jnp.any(seen), over, lambda color=color: color)
     return color
 
 

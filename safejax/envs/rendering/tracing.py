@@ -61,7 +61,7 @@ def meet(
         count = group.last - group.first
         hits = functools.partial(_keys, scene, group, rotation, center, rays, mask, index)
         none = functools.partial(jnp.full, (count, *jnp.shape(rays.x)), NOTHING)
-        keys = hits() if group.kind == "plane" else way.unless_idle(some, hits, none)
+        keys = hits() if group.kind == "plane" else way.unless_absent(some, hits, none)
         index += count * PIECES[group.kind]
         behind = _behind(group, rotation, center)
         if group.look != "translucent":
