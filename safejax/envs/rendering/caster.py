@@ -156,6 +156,8 @@ def make_caster(
                 extent,
                 way,
             )
+            if way.strips == 1:
+                return strip(stage, kinds, x, y, groups_within(scene, center, x, y))
             x, y = (jnp.reshape(part, (way.strips, -1)) for part in (x, y))
             drawn = way.each(functools.partial(strip, stage, kinds), (x, y, groups_within(scene, center, x, y)))
             return tuple(part.reshape(height, *part.shape[2:]) for part in drawn)
