@@ -107,7 +107,7 @@ def choose_engine(name: str | None, option: str = "engine") -> str:
     """`name`, by default the engine of choice here, or one line where it is none or not installed."""
     from safejax import envs
 
-    name = name or envs.default_engine()
+    name = envs.default_engine() if name is None else name
     if choose(option, name, envs.ENGINES) == "warp" and importlib.util.find_spec("warp") is None:
         stop(f"--{option} is 'warp', which is not installed: pip install 'safejax[warp]'")
     return name

@@ -1,4 +1,4 @@
-"""Do both engines play the same game? python benchmarks/parity_engines.py ball_run hopper_velocity
+"""Do two engines play the same game? python benchmarks/parity_engines.py ball_run hopper_velocity
 
 Plays every task on two engines, the C library and mjx unless told otherwise, from the same starts and prints one JSON
 object a task and policy:

@@ -133,6 +133,8 @@ def plan(options: argparse.Namespace) -> list[Spec]:
             drawn = None if engine == "raw" else options.pictures
             spec |= {"engine": engine, "pictures": drawn}
             devices = 1 if engine == "raw" else options.devices
+            if any(count % devices for count in options.environments):
+                stop(f"--environments is {options.environments}, expected multiples of the {devices} devices")
             text = f"{name} {engine} " + (f"{drawn} pixels " if drawn else "") + (f"{devices} devices " * (devices > 1))
             spec["devices"] = devices
             specs += [spec | {"environments": n, "label": f"{text}x {n}"} for n in options.environments]
@@ -154,8 +156,6 @@ def check_batch(spec: Spec) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure the plan, one process after another, or (in such a process) one line of it."""
     options = parse(arguments)
-    if any(count % options.devices for count in options.environments):
-        stop(f"--environments is {options.environments}, expected multiples of the {options.devices} devices")
     if options.one is not None:
         print(json.dumps(measure_one(json.loads(options.one)), allow_nan=False))
         return

@@ -56,7 +56,20 @@ def test_rounds_are_paired_with_the_first_row_of_the_same_round():
 
 def test_script_writes_complete_records(tmp_path):
     output = tmp_path / "new" / "records.jsonl"
-    sizes = ["--hidden", "8,8", "--batch", "16", "--seeds", "2", "--environments", "4", "--pictures", "8"]
+    sizes = [
+        "--hidden",
+        "8,8",
+        "--batch",
+        "16",
+        "--seeds",
+        "2",
+        "--environments",
+        "4",
+        "--pictures",
+        "8",
+        "--devices",
+        "2",
+    ]
     choice = ["--what", "updates,environments", "--methods", "bc", "--tasks", "ball_circle", "--engines", "mujoco"]
     pace = ["--windows", "1", "--seconds", "0.05", "--output", str(output)]
     result = run(*sizes, *choice, *pace)
@@ -67,6 +80,7 @@ def test_script_writes_complete_records(tmp_path):
     assert environment.keys() >= {*KEYS.split(), "engine", "environments", "lower_s", "compile_s"}
     assert (update["name"], update["seeds"], update["hidden"]) == ("bc", 2, [8, 8])
     assert (environment["name"], environment["environments"], environment["pictures"]) == ("ball_circle", 4, 8)
+    assert environment["devices"] == 2
     for record in (update, environment):
         assert 0 < record["min"] <= record["median"] <= record["max"]
         assert record["first_call_s"] > record["lower_s"] + record["compile_s"] > 0

@@ -1,18 +1,17 @@
 """MuJoCo Warp against the host engine, where it is installed; what gathers simulations into one call, everywhere."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 from engine_runaway import runaway
-from tiny_models import BALL, POST, TURNTABLE, TWO_BODIES, make_task, model_file, views
+from tiny_models import BALL, LEG, POST, TURNTABLE, TWO_BODIES, make_task, model_file, views
 
 from safejax import envs
 from safejax.envs.engines import mujoco as host_engine
 from safejax.envs.engines import warp as warp_engine
+from safejax.envs.engines.base import load_model
 from safejax.envs.engines.mjx import mjx
 
 MASS = """
@@ -29,31 +28,89 @@ MASS = """
 </mujoco>
 """
 
+HINGED = """
+<mujoco>
+  <worldbody>
+    <body>
+      <joint name="hinge" type="hinge" axis="0 1 0"/>
+      <geom type="capsule" fromto="0 0 0 0.5 0 0" size="0.05" contype="0" conaffinity="0"/>
+      <body name="tip" pos="0.5 0 0"/>
+    </body>
+  </worldbody>
+  <equality><connect body1="tip" anchor="0 0 0" solref="0.5 1"/></equality>
+</mujoco>
+"""
+BOXES = """
+<mujoco>
+  <worldbody>
+    <geom type="box" size="0.1 0.1 0.1"/>
+    <body pos="0 0 0.199" euler="0 0 45"><freejoint/><geom type="box" size="0.1 0.1 0.1"/></body>
+  </worldbody>
+</mujoco>
+"""
+
 compiles = [
     pytest.mark.slow,
     pytest.mark.skipif(not mjx.warp.WARP_INSTALLED, reason="warp is not installed: pip install 'safejax[warp]'"),
 ]
 
 
-def test_without_warp_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "warp", None)
+def test_without_warp_or_with_another_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(mjx.warp, "WARP_INSTALLED", False)
     with pytest.raises(ModuleNotFoundError, match=r"^warp is not installed: pip install 'safejax\[warp\]'$"):
+        envs.make("ball_run", "warp")
+    monkeypatch.setattr(mjx.warp, "WARP_INSTALLED", True)
+    monkeypatch.setattr(mjx.warp, "mujoco_warp", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^warp is not of the version that mujoco-mjx needs: [^\n]*$"):
         envs.make("ball_run", "warp")
 
 
-def test_room_for_contacts_and_constraints():
-    """A contact of a sphere with the floor is a pyramid of 4 edges, a box has 4 of them and one with the sphere.
+def test_what_has_no_room_is_refused_in_one_line():
+    sensor = "<sensor><distance name='far' geom1='a' geom2='b' cutoff='1'/></sensor>"
+    model = f"""<mujoco><worldbody><geom name='a' size='.1'/><body pos='1 0 0'><freejoint/>
+      <geom name='b' size='.1'/></body></worldbody>{sensor}</mujoco>"""
+    with pytest.raises(NotImplementedError, match=r"^far away: engine 'warp' has no room for the sensor 'far' [^\n]*$"):
+        warp_engine.check_room("far away", mujoco.MjModel.from_xml_string(model))
+    warp_engine.check_room("near", mujoco.MjModel.from_xml_string(model.replace(sensor, "")))
 
-    What mjx cannot compute may be 8 and, of 6 joints, limits on both sides; what touches nothing has room for one.
-    """
+
+def test_room_for_contacts_and_constraints():
+    """By hand: one more of each than there can be; 3 rows a velocity, 6 an equality, and of a contact the edges of its
+    pyramid, 4 with three dimensions. A ball meets anything once, two boxes or a box and a floor in 8 places at most."""
 
     def room(text, **changes):
         return warp_engine.room(mujoco.MjModel.from_xml_string(text.format(**changes)))
 
-    assert room(BALL) == (1, 4)
-    assert room(POST, still='conaffinity="0"') == (5, 20)
-    assert room(TWO_BODIES, pillar="", name="vase", kind="box") == (8, 2 * 6 + 4 * 8)
-    assert room(TURNTABLE, armature=0) == (1, 1)
+    assert room(BALL) == (1 + 1, 1 + 3 * 6 + 4)
+    assert room(POST, still='conaffinity="0"') == (1 + 8 + 1, 1 + 3 * 6 + 4 * 9)
+    assert room(TWO_BODIES, pillar="", name="vase", kind="box") == (1 + 8, 1 + 3 * 6 + 4 * 8)
+    assert room(LEG, height=1, lean=0) == (1 + 2, 1 + 3 * 6 + 4 * 2)
+    assert room(TURNTABLE, armature=0) == (1, 1 + 3)
+    slippery = BALL.replace('type="sphere"', 'type="sphere" condim="1"').replace(
+        'type="plane"', 'type="plane" condim="1"'
+    )
+    assert room(slippery) == (1 + 1, 1 + 3 * 6 + 1)
+    assert room(HINGED) == (1, 1 + 3 * 1 + 6 * 1)
+    rolls = BALL.replace("</worldbody>", "</worldbody><contact><pair geom1='floor' geom2='ball' condim='6'/></contact>")
+    rolls = rolls.replace("<geom type", "<geom {} type").format("name='floor'", "name='ball'")
+    assert room(rolls) == (1 + 1, 1 + 3 * 6 + 10)
+
+
+@pytest.mark.parametrize("name", envs.names())
+def test_there_is_room_for_what_the_host_engine_finds(name):
+    """Joints anyhow: bodies inside each other, limbs beyond their limits."""
+    model = load_model(envs.task(name).model)
+    contacts, rows = warp_engine.room(model)
+    data, rng, found = mujoco.MjData(model), np.random.default_rng(0), []
+    for _ in range(50):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] += rng.normal(scale=0.5, size=model.nq)
+        data.mocap_pos[:] += rng.normal(scale=0.5, size=(model.nmocap, 3))
+        mujoco.mj_forward(model, data)
+        found.append((data.ncon, data.nefc))
+    most_contacts, most_rows = np.max(found, axis=0)
+    assert most_contacts < contacts
+    assert most_rows < rows
 
 
 def test_however_many_vmaps_lie_above_all_simulations_are_computed_in_one_call():
@@ -118,6 +175,29 @@ class TestKernels:
         for name in reads:
             np.testing.assert_allclose(warp[name], host[name], atol=1e-3, rtol=1e-4, err_msg=name)
 
+    def test_a_lone_equality(self, tmp_path):
+        """A pendulum whose tip is tied to the world, and else would fall: with no row to spare the kernels let it go."""
+        task = make_task(model_file(tmp_path, HINGED), action_size=0)
+        host, warp = (
+            views(engine.make_engine(task), jnp.zeros((20, 1, 0)), qpos=(0.5,), qvel=(0.0,)).qpos
+            for engine in (host_engine, warp_engine)
+        )
+        np.testing.assert_allclose(warp, host, atol=1e-4)
+        assert np.abs(host - 0.5).max() < 0.05
+
+    def test_eight_contacts_of_two_boxes(self, tmp_path):
+        """One on the other, turned by 45 degrees: mjx finds 4."""
+        path = model_file(tmp_path, BOXES)
+        task, model = make_task(path, action_size=0), mujoco.MjModel.from_xml_path(path)
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        assert data.ncon == 8
+        host, warp = (
+            views(engine.make_engine(task), jnp.zeros((20, 1, 0)), qpos=model.qpos0, qvel=np.zeros(6)).qpos
+            for engine in (host_engine, warp_engine)
+        )
+        np.testing.assert_allclose(warp, host, atol=5e-4)
+
     def test_collisions_that_mjx_lacks(self, tmp_path):
         """A box that falls askew on a pillar, a cylinder; and one beside a post that meets the floor."""
         model = TWO_BODIES.replace("<body>", '<body pos="1.03 0 0.32">')
@@ -134,13 +214,25 @@ class TestKernels:
             np.testing.assert_allclose(warp.qpos, host.qpos, atol=5e-4)
             assert warp.qpos[-1, 0, 2] > 0.09  # and so it does not fall through
 
-    def test_contacts_for_which_there_is_no_room_lose_their_simulation(self, tmp_path, monkeypatch, capfd):
+    def test_contacts_without_room_are_not_left_out_silently(self, tmp_path, monkeypatch, capfd):
+        """One box falls, one is in the air: rows that lack lose the one, contacts all. Nothing is printed."""
         path = model_file(tmp_path, POST, still='conaffinity="0"')
-        task, still = make_task(path, action_size=0), jnp.zeros((2, 1, 0))
-        fall = dict(qpos=mujoco.MjModel.from_xml_path(path).qpos0, qvel=np.zeros(6))
-        assert np.isfinite(views(warp_engine.make_engine(task), still, **fall).qpos).all()
-        monkeypatch.setattr(warp_engine, "room", lambda model: (2, 8))
-        assert np.isnan(views(warp_engine.make_engine(task), still, **fall).qvel).all()
+        task, start = make_task(path, action_size=0), mujoco.MjModel.from_xml_path(path).qpos0
+
+        def speeds():
+            engine = warp_engine.make_engine(task)
+
+            @jax.jit
+            @jax.vmap
+            def run(qpos):
+                return engine.view(engine.step(engine.start(jnp.bool_(True), qpos, jnp.zeros(6)), jnp.zeros(0))).qvel
+
+            return run(jnp.stack([start, start + jnp.array([0, 0, 5.0, 0, 0, 0, 0])]))
+
+        assert np.isfinite(speeds()).all()
+        for few, lost in (((8, 8), [True, False]), ((1, 64), [True, True])):
+            monkeypatch.setattr(warp_engine, "room", lambda model, few=few: few)
+            np.testing.assert_array_equal(np.isnan(speeds()).all(axis=1), lost)
         assert capfd.readouterr().out == ""
 
     def test_a_simulation_that_diverges_restarts_alone(self):
@@ -156,6 +248,13 @@ class TestKernels:
             np.testing.assert_array_equal(state.steps, [1, 0, 1])
             np.testing.assert_array_equal(state.observation[::2], calm.observation[::2])
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+    def test_a_crowded_world_of_many_velocities(self):
+        """car_goal2 has 71, more than the kernels take where Jacobians are dense, as its MJCF asks for."""
+        env = envs.make("car_goal2", "warp")
+        state = jax.jit(env.reset)(jax.random.key(0))
+        after = jax.jit(env.step)(state, jnp.ones(2), jax.random.key(1))
+        assert not after.diverged
 
     def test_a_task_is_the_same_world(self):
         """car_goal0: wheels, a caster, mocap and lidar; a scan of vmaps, and states keep their types."""

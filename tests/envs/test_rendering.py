@@ -16,7 +16,7 @@ from opengl_pictures import pictures
 from still_life import SCENE, random_qpos
 
 from safejax import envs
-from safejax.envs.rendering import ALL_GROUPS, Shape, make_caster
+from safejax.envs.rendering import ALL_GROUPS, Shape, batching, make_caster
 from safejax.envs.rendering.geometry import KINDS, Rays
 
 ONE = """<mujoco><visual>{visual}</visual>
@@ -275,9 +275,11 @@ def small():
     return caster, *map(np.stack, zip(*poses, strict=True))
 
 
-def test_batches_loops_and_devices_draw_what_single_pictures_are(small):
+def test_batches_loops_and_devices_draw_what_single_pictures_are(small, monkeypatch):
+    """Single ones in one strip, the others in three."""
     caster, xpos, xquat = small
     single = [jax.jit(caster.render)(*pose) for pose in zip(xpos, xquat, strict=True)]
+    monkeypatch.setattr(batching, "STRIP", 80)
     single = jax.tree.map(lambda *parts: np.stack(parts), *single)
     assert single.rgb.shape == (8, 1, 12, 20, 3)
     assert single.rgb.dtype == np.uint8

@@ -13,7 +13,7 @@ BALL = "<mujoco><worldbody><geom size='.5'/></worldbody></mujoco>"
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "count"), [(64, 64, 1), (256, 256, 16), (200, 100, 5), (251, 251, 1), (4096, 4096, 4096)]
+    ("height", "width", "count"), [(64, 64, 1), (256, 256, 16), (200, 100, 5), (257, 257, 1), (4096, 4096, 4096)]
 )
 def test_a_picture_is_cut_where_its_height_divides(height, width, count):
     assert batching.strips(height, width) == count
@@ -79,6 +79,16 @@ def test_what_a_strip_leaves_out_is_not_seen(cameras, monkeypatch):
     np.testing.assert_allclose(np.float32(cut.rgb), np.float32(whole.rgb), atol=1)
     np.testing.assert_allclose(cut.depth, whole.depth, rtol=1e-5)
     assert len(np.unique(cut.segmentation)) > 8
+
+
+@pytest.mark.parametrize(("side", "left_out"), [(64, False), (256, True)])
+def test_only_a_cpu_leaves_out_and_only_from_strips(side, left_out):
+    def ways(way):
+        absent = str(jax.make_jaxpr(lambda: way.unless_absent(jnp.bool_(False), lambda: 1.0, lambda: 2.0))())
+        return way.strips > 1, "cond" in absent
+
+    assert ways(batching.way_on_cpu(jnp.float32(0), side, side)) == (left_out, left_out)
+    assert ways(batching.way_elsewhere(jnp.float32(0), side, side)) == (False, False)
 
 
 def test_strips_without_a_kind_are_drawn_without_it():

@@ -1,8 +1,9 @@
 """The same physics as MuJoCo Warp's kernels, called through mjx: for NVIDIA GPUs.
 
-The kernels run on CPU too, where tests compare them with the host engine, far slower than both other engines. They
-have collisions that mjx lacks, and no derivatives. The first call on a machine compiles kernels, for up to a minute or
-two a model; they are kept on disk.
+Where JAX has no GPU (`JAX_PLATFORMS=cpu`) the kernels run on one core, far slower than both other engines; that is how
+tests compare them with the host engine, where warp is installed. They have collisions that mjx lacks, no derivatives,
+and, as mjx, other friction under steep capsules. The first call on a machine compiles kernels, up to a minute or two a
+model; they are kept on disk.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -24,37 +24,37 @@ from safejax.envs.engines.mjx import Physics, mjx, simulation, view_of
 from safejax.envs.tasks.base import Task, View
 from safejax.types import Array, ArrayTree
 
-POINTS = 8  # contacts of one pair of geoms, at most: of two boxes
-TOO_SMALL = 0b111111  # of the kernels' flags of overflow, those of contacts and constraints: some were left out
+_GEOM, _SENSOR = mujoco.mjtGeom, mujoco.mjtSensor
+_SPHERE, _CAPSULE = int(_GEOM.mjGEOM_SPHERE), int(_GEOM.mjGEOM_CAPSULE)
+_PLAIN = {_SPHERE, _CAPSULE, int(_GEOM.mjGEOM_PLANE), int(_GEOM.mjGEOM_BOX)}
+_BETWEEN_GEOMS = tuple(int(getattr(_SENSOR, f"mjSENS_GEOM{name}")) for name in ("DIST", "NORMAL", "FROMTO"))
 
 
 def make_engine(task: Task) -> Engine:
     """The warp engine of `task`.
 
-    A simulation with more contacts or constraints than there is room for carries NaN, as one that diverges.
-
     Raises:
       ModuleNotFoundError: warp is not installed.
       ValueError: MuJoCo cannot read the model, or `task.reads` names no field of mjData.
-      NotImplementedError: if the model uses a feature that MuJoCo Warp lacks.
+      NotImplementedError: if the model uses a feature that MuJoCo Warp, or this engine, lacks.
     """
-    import_warp()
+    prepare_warp()
     check_reads(task)
     model = load_model(task.model, task.name)
-    contacts, rows = room(model)
+    check_room(task.name, model)
+    model.opt.jacobian = mujoco.mjtJacobian.mjJAC_AUTO  # the kernels refuse dense ones of more than 60 velocities
     with jax.ensure_compile_time_eval():
         warp_model = mjx.put_model(model, impl="warp")
     private = warp_model.opt._impl.replace(warn_overflow=0)  # said by NaN, not on stdout
     warp_model = warp_model.replace(opt=warp_model.opt.replace(_impl=private))
-
-    def empty(count: int) -> Any:
-        with jax.ensure_compile_time_eval():
-            return mjx.make_data(model, impl="warp", naconmax=count * contacts, njmax=rows)
+    flags = mjx.warp.mujoco_warp.OverflowType
+    too_small = int(flags.NEFC | flags.NJMAX_NNZ | flags.BROADPHASE | flags.NARROWPHASE | flags.CCD | flags.HFIELD)
 
     def move(data: Any) -> Any:
         after = mjx.step(warp_model, data)
-        # once lost, a state stays so: the kernels make 1, 0, 0, 0 of a rotation that is NaN
-        sound = (after._impl.overflow & TOO_SMALL == 0) & _is_finite(data.qpos) & _is_finite(data.qvel)
+        # `room` sees to it that no contact is left out; were one, all that are computed together would be lost.
+        # Once lost, a state stays so: the kernels make 1, 0, 0, 0 of a rotation that is NaN
+        sound = (after._impl.overflow & too_small == 0) & _is_finite(data.qpos) & _is_finite(data.qvel)
         return after.replace(qpos=jnp.where(sound, after.qpos, jnp.nan), qvel=jnp.where(sound, after.qvel, jnp.nan))
 
     def look(data: Any) -> View:
@@ -68,40 +68,90 @@ def make_engine(task: Task) -> Engine:
         qpos, qvel = (jnp.where(finite, state, jnp.nan) for state in (after.view.qpos, after.view.qvel))
         return after._replace(view=after.view._replace(qpos=qpos, qvel=qvel))
 
+    empty = empty_data(model)
     return Engine(
         in_one_call(start, empty), in_one_call(checked_step, empty), lambda physics: physics.view, model=model
     )
 
 
-def import_warp() -> ModuleType:
-    """The package `warp`, told not to print on stdout what it compiles.
+def prepare_warp() -> None:
+    """See that warp is here, and tell it not to print on stdout what it compiles.
 
     Raises:
-      ModuleNotFoundError: it is not installed.
+      ModuleNotFoundError: it is not installed, or not as mjx needs it.
     """
-    try:
-        import warp
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("warp is not installed: pip install 'safejax[warp]'", name=error.name) from error
+    if not mjx.warp.WARP_INSTALLED or mjx.warp.mujoco_warp is None:
+        found = "not installed" if not mjx.warp.WARP_INSTALLED else "not of the version that mujoco-mjx needs"
+        raise ModuleNotFoundError(f"warp is {found}: pip install 'safejax[warp]'", name="warp")
+    import warp
+
     if warp.config.log_level == warp.LOG_INFO:  # its default
         warp.config.log_level = warp.LOG_WARNING
-    return warp
+
+
+def check_room(name: str, model: mujoco.MjModel) -> None:
+    """Refuse what `room` does not count.
+
+    Raises:
+      NotImplementedError: one line, with the `name` of the task.
+    """
+    sensors = [model.sensor(index).name or index for index in range(model.nsensor)]
+    between = [sensors[index] for index in range(model.nsensor) if int(model.sensor_type[index]) in _BETWEEN_GEOMS]
+    if model.nflex or between:
+        found = f"the sensor {between[0]!r} between geoms" if between else "flexible bodies"
+        raise NotImplementedError(f"{name}: engine 'warp' has no room for {found}; take engine 'mujoco' or 'mjx'")
 
 
 def room(model: mujoco.MjModel) -> tuple[int, int]:
-    """How many contacts and rows of constraints are enough for one simulation, both at least 1.
+    """(contacts, rows of constraints) that one simulation may have at once, both at least 1.
 
-    Those of mjx, whose shapes are fixed, and of contacts one a pair of geoms at least, which the broad phase needs.
+    All contacts that the kernels could find at all pairs of geoms, whatever `max_contact_points` says: that is for mjx,
+    which leaves out the shallow ones, whereas the kernels leave out the last.
     """
-    pairs = len(list(mjx._src.collision_driver.geom_pairs(model)))
-    try:
-        fixed = mjx.make_data(model, impl="jax")._impl
-        contacts, rows = len(fixed.contact.dist), len(fixed.efc_J)
-    except (NotImplementedError, ValueError):  # a pair for which mjx has no function
-        contacts = POINTS * pairs
-        edges = 2 * (max(model.geom_condim) - 1) or 1  # of a friction pyramid
-        rows = 6 * model.neq + 2 * (model.nv + model.ntendon) + edges * contacts
-    return max(contacts, pairs, 1), max(int(rows), 1)
+    contacts, rows = 1, 0
+    for first, second, dim in _pairs(model):
+        points = _points(int(model.geom_type[first]), int(model.geom_type[second]))
+        contacts += points
+        rows += points * (2 * (dim - 1) if dim > 1 else 1)  # edges of the pyramid of friction
+    # limits on both sides, friction losses, and equalities, of which the kernels want a row more than they fill
+    return contacts, rows + 3 * (model.nv + model.ntendon) + 6 * model.neq + 1
+
+
+def _pairs(model: mujoco.MjModel) -> list[tuple[int, int, int]]:
+    """(geom, geom, dimension of a contact) of what may touch."""
+    found = []
+    for first, second, pair in mjx._src.collision_driver.geom_pairs(model):
+        dims = model.geom_condim[[first, second]].max() if pair < 0 else model.pair_dim[pair]
+        found.append((int(first), int(second), int(dims)))
+    return found
+
+
+def _points(*kinds: int) -> int:
+    """Contacts that the kernels find at most between geoms of two kinds: 8 are of two boxes."""
+    if _SPHERE in kinds:
+        return 1
+    return 2 if _CAPSULE in kinds and _PLAIN.issuperset(kinds) else 8
+
+
+def empty_data(model: mujoco.MjModel) -> Callable[[int], Any]:
+    """(count) -> an empty `mjx.Data` of one simulation of `model`, with room for the contacts of `count`."""
+    contacts, rows = room(model)
+
+    def make(contact_count: int) -> Any:
+        return mjx.make_data(model, impl="warp", naconmax=contact_count, njmax=rows)
+
+    with jax.ensure_compile_time_eval():
+        small = jax.tree.leaves(make(1))
+
+    def empty(count: int) -> Any:
+        shapes = jax.eval_shape(partial(make, count * contacts))
+        leaves = [
+            leaf if leaf.shape == shape.shape else jnp.zeros(shape.shape, shape.dtype)  # in the program, no constant
+            for leaf, shape in zip(small, jax.tree.leaves(shapes), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return empty
 
 
 def in_one_call(one: Callable[..., ArrayTree], empty: Callable[[int], Any]) -> Callable[..., ArrayTree]:

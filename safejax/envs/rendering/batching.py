@@ -60,9 +60,10 @@ def always(needed: Array, function: Draw, idle: Draw) -> Any:
 
 
 def strips(height: int, width: int) -> int:
-    """The number of strips of equal height that comes nearest to STRIP pixels in each."""
+    """The number of strips of equal height that comes nearest to STRIP pixels in each; one if all are far smaller."""
     divisors = [count for count in range(1, height + 1) if height % count == 0]
-    return min(divisors, key=lambda count: abs(math.log(height * width / (count * STRIP))))
+    worthwhile = [count for count in divisors if height * width >= count * STRIP / 4] or [1]
+    return min(worthwhile, key=lambda count: abs(math.log(height * width / (count * STRIP))))
 
 
 def by_platform(on_cpu: Draw, elsewhere: Draw) -> Draw:

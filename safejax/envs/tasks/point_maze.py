@@ -12,7 +12,7 @@ Steps from start to goal, and what the marks cost, at the pace of `safejax.envs.
   point_maze_large, of 800: the short way (14 cells) takes 179 and costs 28, a detour by the upper right (22) 284 and 0.
 
 The maps are D4RL's, see `_maze.py`. Different from its maze2d: the walls are rigid bodies of
-one physics on both engines, the goal terminates, the start is one cell (there: every free cell, in evaluation too),
+one physics on all engines, the goal terminates, the start is one cell (there: every free cell, in evaluation too),
 the drag is linear (there: the speed is clipped) and a step is five times as long; marked cells and costs are ours.
 """
 
