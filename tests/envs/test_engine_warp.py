@@ -176,7 +176,7 @@ class TestKernels:
             np.testing.assert_allclose(warp[name], host[name], atol=1e-3, rtol=1e-4, err_msg=name)
 
     def test_a_lone_equality(self, tmp_path):
-        """A pendulum whose tip is tied to the world, and else would fall: with no row to spare the kernels let it go."""
+        """A pendulum whose tip is tied to the world, else it falls: with no row to spare the kernels let it go."""
         task = make_task(model_file(tmp_path, HINGED), action_size=0)
         host, warp = (
             views(engine.make_engine(task), jnp.zeros((20, 1, 0)), qpos=(0.5,), qvel=(0.0,)).qpos
