@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -108,8 +107,13 @@ def choose_engine(name: str | None, option: str = "engine") -> str:
     from safejax import envs
 
     name = envs.default_engine() if name is None else name
-    if choose(option, name, envs.ENGINES) == "warp" and importlib.util.find_spec("warp") is None:
-        stop(f"--{option} is 'warp', which is not installed: pip install 'safejax[warp]'")
+    if choose(option, name, envs.ENGINES) == "warp":
+        from safejax.envs.engines.warp import prepare_warp
+
+        try:
+            prepare_warp()
+        except ModuleNotFoundError as error:
+            stop(f"--{option}: {error}")
     return name
 
 

@@ -5,6 +5,8 @@ import importlib
 import pytest
 from one_line import refusal
 
+from safejax.envs.engines.mjx import mjx
+
 
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
@@ -22,6 +24,7 @@ from one_line import refusal
         ("pixels", ["--frames", "0"], "--frames is 0, expected at least 1"),
         ("pixels", ["--seeds", "0"], "--seeds is 0, expected at least 1"),
         ("random_policy", ["--engine", "wrap"], "--engine is 'wrap', expected one of mujoco, mjx, warp; nearest: warp"),
+        ("parity_engines", ["ball_run", "--engines", "mujoco,"], "--engines is '', expected one of mujoco, mjx, warp"),
         ("random_policy", ["--table", "nope/x.md"], "--table is 'nope/x.md', but there is no directory 'nope'"),
     ],
 )
@@ -30,3 +33,9 @@ def test_one_line_before_any_work(script, arguments, message, tmp_path, monkeypa
     monkeypatch.setenv("MUJOCO_GL", "")  # frames.py sets it where nobody did
     assert message in refusal(importlib.import_module(script).main, capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr(mjx.warp, "WARP_INSTALLED", False)
+    found = refusal(importlib.import_module("random_policy").main, capsys, "ball_run", "--engine", "warp")
+    assert "--engine: warp is not installed: pip install 'safejax[warp]'" in found

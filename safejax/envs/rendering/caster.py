@@ -3,7 +3,7 @@
 On a GPU every ray meets every solid. A CPU draws large pictures in strips of rows, and in each leaves out the kinds of
 solids of which none is there, and layers that are nowhere.
 
-One program on a CPU is about as fast on two cores as on one. To use them all make a device of each
+One program on a CPU is no faster on two cores than on one. To use them all make a device of each
 (`jax.config.update("jax_num_cpu_devices", cores)`) and draw a batch under `jax.shard_map`.
 """
 
