@@ -56,23 +56,11 @@ def test_rounds_are_paired_with_the_first_row_of_the_same_round():
 
 def test_script_writes_complete_records(tmp_path):
     output = tmp_path / "new" / "records.jsonl"
-    sizes = [
-        "--hidden",
-        "8,8",
-        "--batch",
-        "16",
-        "--seeds",
-        "2",
-        "--environments",
-        "4",
-        "--pictures",
-        "8",
-        "--devices",
-        "2",
-    ]
+    sizes = ["--hidden", "8,8", "--batch", "16", "--seeds", "2"]
+    worlds = ["--environments", "4", "--pictures", "8", "--devices", "2"]
     choice = ["--what", "updates,environments", "--methods", "bc", "--tasks", "ball_circle", "--engines", "mujoco"]
     pace = ["--windows", "1", "--seconds", "0.05", "--output", str(output)]
-    result = run(*sizes, *choice, *pace)
+    result = run(*sizes, *worlds, *choice, *pace)
     assert result.returncode == 0, result.stderr
     assert result.stdout == output.read_text()
     update, environment = map(json.loads, result.stdout.splitlines())
